@@ -1,0 +1,125 @@
+//! The command line: one file per command, flags as they are typed.
+//!
+//! Flags become a [`Config`](crate::config) before anything runs; what runs knows no flags. Every
+//! option has a twin in the environment, `RINGPULL_` and its name.
+
+mod demo;
+mod network;
+mod probe;
+mod pull;
+
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::error::Class;
+use crate::report::{Reporter, Style, Verbosity};
+
+/// Pulls container images at high throughput, and never hangs.
+///
+/// Layers are fetched over io_uring: each receive has a deadline that the kernel itself enforces, so
+/// a registry that falls silent costs one deadline, and the pull goes on from the next byte.
+#[derive(Debug, Parser)]
+#[command(name = "ringpull", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(Box<pull::PullArgs>),
+    Demo(Box<demo::DemoArgs>),
+    Probe(probe::ProbeArgs),
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match dispatch(cli.command, &matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { class, exit_code, text }) => {
+            Reporter::new(Verbosity::Quiet, Style::Lines).error(class, &text);
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+fn dispatch(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
+    // The command's own options; `Cli` has none, and demands a command.
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    match command {
+        Command::Pull(arguments) => pull::run(arguments.settled(matches)?),
+        Command::Demo(arguments) => demo::run(arguments.settled(matches)?),
+        Command::Probe(arguments) => probe::run(&arguments),
+    }
+}
+
+/// Which of two options that contradict each other, both given, is to be left aside: what is typed
+/// overrules what stands in the environment. (Clap's `conflicts_with` makes no difference: a variable
+/// in somebody's profile would forbid a flag on every command line.)
+///
+/// # Errors
+/// If both are typed, or both stand in the environment.
+fn overruled(
+    matches: &ArgMatches,
+    one: &'static str,
+    other: &'static str,
+) -> Result<&'static str, Failure> {
+    let typed = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
+    let flag = |option: &str| format!("--{}", option.replace('_', "-"));
+    let variable = |option: &str| format!("RINGPULL_{}", option.to_uppercase());
+    let contradiction = |name: fn(&str) -> String| {
+        let (one, other) = (name(one), name(other));
+        Failure::usage(format!("{one} and {other} contradict each other: leave one of them out"))
+    };
+    match (typed(one), typed(other)) {
+        (true, false) => Ok(other),
+        (false, true) => Ok(one),
+        (true, true) => Err(contradiction(flag)),
+        (false, false) => Err(contradiction(variable)),
+    }
+}
+
+/// Why a command failed: the last line of stderr, and the exit code.
+struct Failure {
+    class: Class,
+    exit_code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(class: Class, text: impl ToString) -> Failure {
+        Failure { class, exit_code: class.exit_code(), text: text.to_string() }
+    }
+
+    /// The command line or the environment cannot be used.
+    fn usage(text: impl ToString) -> Failure {
+        Failure::new(Class::Usage, text)
+    }
+}
+
+impl From<crate::pull::Error> for Failure {
+    fn from(error: crate::pull::Error) -> Failure {
+        Failure { class: error.class(), exit_code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+/// The result of a command, on stdout. A reader that went away is a quiet end; a full disk is not.
+fn print(reporter: &Reporter, lines: &[String]) -> Result<(), Failure> {
+    for line in lines {
+        match reporter.result(line) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+            Err(error) => {
+                return Err(Failure::new(
+                    Class::DiskIo,
+                    format!("cannot write to stdout: {error}"),
+                ));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! `ringpull pull`.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgMatches, Args};
+
+use super::network::{NetworkArgs, ReportArgs};
+use super::{Failure, overruled, print};
+use crate::config::{Platforms, PullConfig};
+use crate::image::{Platform, Reference};
+use crate::pull::pull;
+use crate::report::Verbosity;
+use crate::store::Destination;
+
+/// Pull an image into the store, or into an OCI image layout
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// Which image: NAME[:TAG][@DIGEST], such as alpine, ghcr.io/owner/image:1.2 or
+    /// localhost:5000/image
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+    /// Where to: oci:DIR[:TAG]; without it, to the store
+    #[arg(value_name = "DESTINATION")]
+    destination: Option<String>,
+    /// The store: an OCI image layout shared by all pulls [default: $XDG_DATA_HOME/ringpull]
+    #[arg(long, value_name = "DIR", env = "RINGPULL_STORE")]
+    store: Option<PathBuf>,
+    /// Which image of a multi-platform one: OS/ARCH[/VARIANT] [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", env = "RINGPULL_PLATFORM")]
+    platform: Option<String>,
+    /// All images of a multi-platform one, and their index
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_ALL_PLATFORMS")]
+    all_platforms: bool,
+    /// Do not wait for the disk: faster, but a power cut may cost what was pulled
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_NO_FSYNC")]
+    no_fsync: bool,
+    #[command(flatten)]
+    report: ReportArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+impl PullArgs {
+    /// The same without what is overruled.
+    pub(super) fn settled(mut self, matches: &ArgMatches) -> Result<PullArgs, Failure> {
+        self.report = self.report.settled(matches)?;
+        if self.platform.is_some() && self.all_platforms {
+            match overruled(matches, "platform", "all_platforms")? {
+                "platform" => self.platform = None,
+                _ => self.all_platforms = false,
+            }
+        }
+        Ok(self)
+    }
+}
+
+pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
+    let reporter = arguments.report.reporter();
+    let reference = Reference::parse(&arguments.reference).map_err(Failure::usage)?;
+    let destination = match (&arguments.destination, arguments.store) {
+        (None, Some(path)) => Destination::Default { path },
+        (text, _) => Destination::from_option(text.as_deref()).map_err(Failure::usage)?,
+    };
+    let platforms = match (&arguments.platform, arguments.all_platforms) {
+        (_, true) => Platforms::All,
+        (Some(text), _) => Platforms::One(Platform::parse(text).map_err(Failure::usage)?),
+        (None, _) => Platforms::One(Platform::host()),
+    };
+    let config = PullConfig {
+        reference,
+        platforms,
+        destination,
+        fsync: !arguments.no_fsync,
+        network: arguments.network.config(&reporter)?,
+    };
+    let pulled = pull(&config, &reporter)?;
+    let name = config.reference.to_string();
+    if reporter.verbosity() == Verbosity::Quiet {
+        return print(&reporter, &[name]);
+    }
+    let status = match pulled.downloaded {
+        true => "Downloaded newer image for",
+        false => "Image is up to date for",
+    };
+    print(&reporter, &[format!("Digest: {}", pulled.digest), format!("Status: {status} {name}")])
+}

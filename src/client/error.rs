@@ -1,0 +1,157 @@
+//! Why a question has no answer.
+
+use std::time::{Duration, SystemTime};
+
+use crate::error::Class;
+use crate::http;
+use crate::http::{RangeError, RequestError, UrlError};
+use crate::origin::Origin;
+use crate::registry::answer::DigestHeaderError;
+use crate::registry::challenge::ChallengeError;
+use crate::registry::credential::CredentialError;
+use crate::registry::endpoint::EndpointError;
+use crate::registry::realm::RealmRefused;
+use crate::registry::redirect::RedirectError;
+use crate::registry::token::TokenError;
+use crate::registry::{Answer, Refusal};
+use crate::transport;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The byte stream failed.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// The answer is malformed, or ended too soon.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The answered range is not the one asked for.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// The request cannot be written.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A URL made from the reference cannot be asked.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The registry of the reference cannot be spoken to.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The redirect is not followed.
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
+    /// The registry's challenge cannot be answered.
+    #[error(transparent)]
+    Challenge(#[from] ChallengeError),
+    /// The token service is not asked.
+    #[error(transparent)]
+    Realm(#[from] RealmRefused),
+    /// The token service's answer cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The user's credentials cannot be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// `Docker-Content-Digest` contradicts the bytes.
+    #[error(transparent)]
+    DigestHeader(#[from] DigestHeaderError),
+    /// The server said no.
+    #[error("{refusal}")]
+    Refused {
+        /// What it said.
+        refusal: Box<Refusal>,
+        /// Whether somebody refused to whom the registry had redirected us: such a redirect can have
+        /// expired.
+        redirected: bool,
+    },
+    /// Asking the token service failed.
+    #[error("the token service {origin}: {source}")]
+    TokenService {
+        /// The service.
+        origin: Origin,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// The registry wants credentials, and there are none.
+    #[error(
+        "{origin} wants a user name and a password, and there are none for it: log in with docker or \
+         another tool, or name a file with --authfile"
+    )]
+    NoCredentials {
+        /// The registry.
+        origin: Origin,
+    },
+    /// A name resolves only to addresses where no token service may be.
+    #[error(
+        "{host} resolves only to addresses inside of this network, where the registry itself is not"
+    )]
+    AddressRefused {
+        /// The host.
+        host: String,
+    },
+    /// A document is larger than is read.
+    #[error("the answer is longer than {size_max} bytes")]
+    TooLarge {
+        /// The bound in bytes.
+        size_max: usize,
+    },
+    /// An invariant of ours does not hold.
+    #[error("internal error: {0}")]
+    Broken(&'static str),
+}
+
+impl Error {
+    /// What kind of failure this is.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Transport(error) => error.class(),
+            Error::Http(error) => error.class(),
+            Error::Range(error) => error.class(),
+            Error::Request(error) => error.class(),
+            Error::Url(error) => error.class(),
+            Error::Endpoint(error) => error.class(),
+            Error::Redirect(error) => error.class(),
+            Error::Challenge(error) => error.class(),
+            Error::Realm(error) => error.class(),
+            Error::Token(error) => error.class(),
+            Error::Credential(error) => error.class(),
+            Error::DigestHeader(error) => error.class(),
+            Error::Refused { refusal, redirected } => match refusal.class() {
+                // Signed URLs expire; the registry makes a new one.
+                Class::Auth | Class::HttpStatus if *redirected => Class::Http5xx,
+                class => class,
+            },
+            Error::TokenService { source, .. } => source.class(),
+            Error::NoCredentials { .. } => Class::Auth,
+            Error::AddressRefused { .. } => Class::RealmRefused,
+            Error::TooLarge { .. } => Class::Limit,
+            Error::Broken(_) => Class::System,
+        }
+    }
+
+    /// The status, if a server refused by one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Error::Refused { refusal, .. } => Some(refusal.status),
+            _ => None,
+        }
+    }
+
+    /// How long the server asked us to wait before asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let Error::Refused { refusal, .. } = self else {
+            return match self {
+                Error::TokenService { source, .. } => source.retry_after(),
+                _ => None,
+            };
+        };
+        match refusal.answer {
+            Answer::RateLimited { retry_after } | Answer::Unavailable { retry_after } => {
+                // The registry's wall clock and ours may differ; the bound on what is waited for
+                // makes a clock that is hours off an answer for the user.
+                retry_after.map(|when| when.delay(SystemTime::now()))
+            }
+            _ => None,
+        }
+    }
+}

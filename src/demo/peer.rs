@@ -1,0 +1,168 @@
+//! Peers that take a list of steps, for what is below HTTP: contracts of connect, send and receive.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::{Domain, Socket, Type};
+
+use super::lock;
+use super::server::{Bound, Server};
+use super::wire::{Flow, Gate, Step, Wire};
+
+/// A listener whose connections take steps. Dropping it closes all connections and waits for its
+/// threads.
+pub struct ScriptedPeer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _server: Server,
+}
+
+/// One connection, as its peer saw it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// What was received. Only [`Step::Receive`] receives.
+    pub received: Vec<u8>,
+    /// Whether the connection has ended: its steps are done, or the other side closed.
+    pub ended: bool,
+}
+
+impl ScriptedPeer {
+    /// Starts a peer on a free port of 127.0.0.1. The first connection takes the first list of
+    /// steps, and so on; connections past the last list take the last one. A list that ends without
+    /// ending the connection is followed by [`Step::Close`].
+    pub fn start(scripts: Vec<Vec<Step>>) -> io::Result<ScriptedPeer> {
+        ScriptedPeer::start_with(scripts, None)
+    }
+
+    /// As [`ScriptedPeer::start`], over TLS. The handshake comes with the first bytes sent or
+    /// received.
+    pub fn start_tls(scripts: Vec<Vec<Step>>, tls: Arc<ServerConfig>) -> io::Result<ScriptedPeer> {
+        ScriptedPeer::start_with(scripts, Some(tls))
+    }
+
+    fn start_with(
+        scripts: Vec<Vec<Step>>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> io::Result<ScriptedPeer> {
+        let bound = Bound::new((Ipv4Addr::LOCALHOST, 0).into())?;
+        let address = bound.address();
+        let shared = Arc::new(Shared { scripts, tls, ..Shared::default() });
+        let served = Arc::clone(&shared);
+        let server =
+            bound.serve(Arc::new(AtomicU64::new(0)), move |id, socket| served.serve(id, socket))?;
+        Ok(ScriptedPeer { address, shared, _server: server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets one [`Step::Pause`] pass: one that waits, or the next to come.
+    pub fn go(&self) {
+        self.shared.gate.go();
+    }
+
+    /// The connections so far, in the order of acceptance.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// Waits until the connections are as wanted; false when `timeout` passed first.
+    pub fn wait_until(&self, timeout: Duration, wanted: impl Fn(&[Seen]) -> bool) -> bool {
+        let waiting = |seen: &mut Vec<Seen>| !wanted(seen);
+        let seen = lock(&self.shared.seen);
+        let result = self.shared.changed.wait_timeout_while(seen, timeout, waiting);
+        !result.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+impl Drop for ScriptedPeer {
+    fn drop(&mut self) {
+        // The server waits for its threads; one that pauses does not see its socket shut down.
+        self.shared.gate.stop();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    scripts: Vec<Vec<Step>>,
+    tls: Option<Arc<ServerConfig>>,
+    gate: Gate,
+    seen: Mutex<Vec<Seen>>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn serve(self: &Arc<Self>, id: u64, socket: Arc<TcpStream>) {
+        // More connections than the address space has room for cannot be.
+        let index = id as usize;
+        self.update(index, |_| {});
+        // An error is the other side's end of the connection, or the server's.
+        let _ = self.take_steps(index, socket);
+        self.update(index, |seen| seen.ended = true);
+    }
+
+    fn take_steps(self: &Arc<Self>, index: usize, socket: Arc<TcpStream>) -> io::Result<()> {
+        let mut wire = Wire::new(socket, self.tls.as_ref())?;
+        let shared = Arc::clone(self);
+        wire.record(Box::new(move |bytes| {
+            shared.update(index, |seen| seen.received.extend_from_slice(bytes));
+        }));
+        let steps = self.scripts.get(index).or(self.scripts.last());
+        for step in steps.into_iter().flatten() {
+            if wire.take(step, &self.gate)? == Flow::Ended {
+                return Ok(());
+            }
+        }
+        wire.take(&Step::Close, &self.gate)?;
+        Ok(())
+    }
+
+    fn update(&self, index: usize, update: impl FnOnce(&mut Seen)) {
+        let mut seen = lock(&self.seen);
+        // Threads of later connections may come here first.
+        if seen.len() <= index {
+            seen.resize_with(index + 1, Seen::default);
+        }
+        update(&mut seen[index]);
+        self.changed.notify_all();
+    }
+}
+
+/// An address where connects hang: the queue of its listener is full, so the kernel drops each SYN.
+#[derive(Debug)]
+pub struct Blackhole {
+    /// Where to connect in vain.
+    pub address: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+/// Makes a [`Blackhole`]; it lasts until it is dropped.
+pub fn blackhole() -> io::Result<Blackhole> {
+    // One connection fits the queue of a listener with backlog 0 (listen(2) of Linux: the queue is
+    // full when it holds more than its backlog); a few more are tried, for other kernels.
+    const QUEUED_MAX: usize = 16;
+    // A connect on loopback takes microseconds, or for ever.
+    const CONNECT_TIME: Duration = Duration::from_millis(100);
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    listener.listen(0)?;
+    let address = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut queued = Vec::new();
+    while queued.len() < QUEUED_MAX {
+        match TcpStream::connect_timeout(&address, CONNECT_TIME) {
+            Ok(stream) => queued.push(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Ok(Blackhole { address, _listener: listener, _queued: queued });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("this kernel accepts connections past a listener's backlog"))
+}

@@ -1,0 +1,320 @@
+//! Every bound of ringpull, with its unit and its reason. Where two bounds depend on each other, the
+//! relation is asserted at compile time.
+//!
+//! A bound that is passed is an error with the bound's name; nothing is ever cut short silently.
+
+use std::time::Duration;
+
+// --- transport -----------------------------------------------------------------------------------
+
+/// Size of the buffer a connection receives into, in bytes. Large completions are cheap ones: at
+/// 256 KiB the cost of a completion is below a few per cent of the cost of copying its bytes.
+pub const RECV_BUFFER_SIZE: usize = 256 << 10;
+
+/// Smallest such buffer, where the rate is capped, in bytes.
+pub const RECV_BUFFER_SIZE_MIN: usize = 4 << 10;
+
+/// Most bytes that a receive waits for (`SO_RCVLOWAT`). More brings nothing, and holds back what
+/// could be hashed.
+pub const LOW_WATER_MAX: u64 = RECV_BUFFER_SIZE as u64;
+
+/// How long a receive may hold bytes back for the sake of a large completion.
+pub const LOW_WATER_TIME: Duration = Duration::from_millis(5);
+
+/// How long a receive may hold bytes back when fewer come than they did: then the mark goes.
+pub const LOW_WATER_HOLD: Duration = Duration::from_millis(100);
+
+/// Bytes of a body after which its rate is known well enough for a mark.
+pub const LOW_WATER_AFTER: u64 = 1 << 20;
+
+/// Default deadline of each receive of a body: Docker 1.3's, kept because people know it.
+pub const RECV_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Default deadline for one address to accept a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Default deadline of a whole TLS handshake.
+pub const TLS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Default deadline of a whole response head, from the last byte of the request sent.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Default deadline for a name to be resolved.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+// --- http ----------------------------------------------------------------------------------------
+
+/// Longest URL accepted from a user or a peer, in bytes. Signed URLs of object stores with a session
+/// token are the longest known, at about 4 KiB.
+pub const URL_SIZE_MAX: usize = 16 << 10;
+
+/// Longest response head accepted, in bytes. Heads of interim responses (1xx) count towards that of
+/// the final one, so it is also the most that a peer can make an exchange keep in memory.
+pub const RESPONSE_HEAD_SIZE_MAX: usize = 64 << 10;
+// A redirect to the longest URL must fit.
+const _: () = assert!(URL_SIZE_MAX < RESPONSE_HEAD_SIZE_MAX);
+
+/// Most fields accepted in one response head. Registries send 10 to 30.
+pub const RESPONSE_FIELD_COUNT_MAX: usize = 256;
+
+/// Most interim responses (1xx) accepted before the final one. An honest server sends one or two.
+pub const INTERIM_COUNT_MAX: usize = 16;
+
+/// Most bytes of chunk extensions accepted over a whole body. They mean nothing to ringpull, but a
+/// chunk of one byte could carry any number of them (CVE-2024-22019, CVE-2023-39326).
+pub const CHUNK_EXTENSION_SIZE_MAX: usize = 16 << 10;
+
+/// Longest trailer section accepted after a chunked body, in bytes. It is read and thrown away.
+pub const TRAILER_SIZE_MAX: usize = 16 << 10;
+
+/// How much of a text from a peer an error message shows, in bytes of the text.
+pub const SHOWN_SIZE_MAX: usize = 80;
+
+// --- image ---------------------------------------------------------------------------------------
+
+/// Longest repository name, in bytes, with `library/` where Docker adds it (distribution/reference,
+/// `RepositoryNameTotalLengthMax`).
+pub const REPOSITORY_LENGTH_MAX: usize = 255;
+
+/// Longest tag, in bytes (OCI distribution-spec, section "Pulling manifests").
+pub const TAG_LENGTH_MAX: usize = 128;
+
+/// Largest manifest or index read, in bytes: what the distribution specification asks registries to
+/// accept, and what containers/image and containerd read (CVE-2020-1702).
+pub const MANIFEST_SIZE_MAX: usize = 4 << 20;
+
+/// Deepest nesting of a JSON document from a peer. Real manifests nest 4 deep.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// Most layers of one manifest. Real images have up to 127 (overlayfs), artifacts have thousands.
+pub const LAYERS_MAX: usize = 20_000;
+
+/// Most entries of one index. Real ones have a few dozen.
+pub const INDEX_ENTRIES_MAX: usize = 20_000;
+
+/// Most indexes on the way from a reference to a manifest.
+pub const INDEX_DEPTH_MAX: usize = 4;
+
+/// Largest blob a descriptor may promise, in bytes: 16 TiB, ext4's largest file.
+pub const BLOB_SIZE_MAX: u64 = 1 << 44;
+
+/// Largest image config that is read for its platform, in bytes (containers/image's limit).
+pub const IMAGE_CONFIG_SIZE_MAX: usize = 4 << 20;
+
+// The sizes of all layers of a manifest and its config can be added up without overflow.
+const _: () = assert!((LAYERS_MAX as u64 + 1).checked_mul(BLOB_SIZE_MAX).is_some());
+
+// --- registry ------------------------------------------------------------------------------------
+
+/// Most redirects followed for one request. Registries use one or two.
+pub const REDIRECTS_MAX: usize = 10;
+
+/// Largest answer of a token service read, in bytes (containers/image's limit). Tokens have a few
+/// KiB.
+pub const TOKEN_RESPONSE_SIZE_MAX: usize = 1 << 20;
+
+/// Shortest time a token is taken to be good for, and what is assumed where its service does not say
+/// (distribution `spec/auth/token.md`, `expires_in`).
+pub const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(60);
+
+/// Longest time a token is kept, whatever its service says; longer than any pull.
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const _: () = assert!(TOKEN_LIFETIME_MIN.as_secs() <= TOKEN_LIFETIME_MAX.as_secs());
+
+/// Largest credential file read, in bytes. One entry has about 100.
+pub const CREDENTIAL_FILE_SIZE_MAX: usize = 4 << 20;
+
+/// How much of the body of a refusal is worth reading, in bytes: enough for any registry's list of
+/// errors to be whole.
+pub const REFUSAL_BODY_SIZE_MAX: usize = 64 << 10;
+
+/// How much of what a registry says in a refusal is shown, in characters after escaping.
+pub const REFUSAL_TEXT_LENGTH_MAX: usize = 1 << 10;
+
+// --- store ---------------------------------------------------------------------------------------
+
+/// Longest `index.json` of a layout that is read, in bytes: about 20 000 images. Another tool wrote
+/// it, perhaps; it is held in memory whole.
+pub const INDEX_SIZE_MAX: u64 = 8 << 20;
+
+/// Longest `oci-layout` that is read, in bytes. A real one has 30.
+pub const LAYOUT_FILE_SIZE_MAX: u64 = 4 << 10;
+
+/// Longest record of verified blobs, in bytes: about 60 000 blobs. A longer one is started anew,
+/// which costs nothing but hashing again.
+pub const VERIFIED_SIZE_MAX: u64 = 8 << 20;
+
+/// Blobs from this size on, in bytes, have their space reserved before the first byte is fetched,
+/// so that a full disk is found early. Below it a failed write has cost little.
+pub const RESERVE_SIZE_MIN: u64 = 1 << 20;
+
+/// How many bytes of a blob are written before the kernel is told to start writing them back. Large
+/// enough for a disk to work well, small enough that the fsync at the end finds little left to do.
+pub const WRITE_BACK_STEP: u64 = 8 << 20;
+
+/// Size of the buffer a blob on disk is hashed through, in bytes.
+pub const HASH_BUFFER_SIZE: usize = 256 << 10;
+
+/// Default for how long another process may hold a layout's lock. It is held for one change of
+/// `index.json`: milliseconds, or seconds on a disk that is busy writing back.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest pause between two attempts to take a layout's lock.
+pub const LOCK_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// How often a change of `index.json` starts over because a tool that knows no lock has changed it
+/// in between. Each time takes milliseconds; a tool that wins so often is not going to stop.
+pub const INDEX_ROUNDS_MAX: u32 = 16;
+
+/// How often a JSON file that does not parse is read again: a tool that writes it in place may be
+/// in the middle of it.
+pub const INDEX_READS_MAX: u32 = 3;
+
+/// Pause before such a file is read again.
+pub const INDEX_READ_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many unique names are tried for a partial file before giving up.
+pub const PARTIAL_NAMES_MAX: u32 = 16;
+
+// --- client --------------------------------------------------------------------------------------
+
+/// Idle connections that a thread keeps for one origin. More than can be busy at once are of no use.
+pub const IDLE_CONNECTIONS_MAX: usize = JOBS_MAX;
+
+/// How long before its end a token is not used any more: a request may take that long to arrive.
+pub const TOKEN_MARGIN: Duration = Duration::from_secs(5);
+
+// --- pull ----------------------------------------------------------------------------------------
+
+/// Default number of blobs fetched at once.
+pub const JOBS: usize = 6;
+
+/// Most threads that fetch. One saturates a line of 10 Gb/s.
+pub const WORKERS_MAX: usize = 16;
+
+/// How much `--limit-rate` lets through at once after a pause: a moment's worth.
+pub const THROTTLE_BURST: Duration = Duration::from_millis(100);
+
+/// Smallest `--limit-rate`, in bytes per second: one receive a second of the smallest buffer.
+pub const LIMIT_RATE_MIN: u64 = 4 << 10;
+
+/// Smallest `--memory`, in bytes: one connection's.
+pub const MEMORY_MIN: u64 = CONNECTION_MEMORY;
+
+/// Most connections that a pull has at once, whatever its memory.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// Default for the memory of all buffers of a pull, in bytes.
+pub const MEMORY: u64 = 64 << 20;
+
+/// What a connection takes of that, in bytes: a buffer to receive into, and over TLS a second one.
+pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64;
+
+/// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
+/// one piece.
+pub const PIECE_FIRST: u64 = 16 << 20;
+
+/// Smallest piece, in bytes: at 100 ms from question to answer and 40 MB/s, half of the time goes
+/// by waiting.
+pub const PIECE_SIZE_MIN: u64 = 4 << 20;
+
+/// How long a connection should be busy with a piece: long enough that the question between two
+/// pieces costs little, short enough that connections can be added and taken away.
+pub const PIECE_TIME: Duration = Duration::from_secs(1);
+
+/// How far hashing may be behind writing before a thread is given to it, in bytes.
+pub const HASH_BEHIND_MAX: u64 = 4 << 20;
+
+/// How much of a blob must be left for an idle core to take over its hashing, in bytes.
+pub const FOLLOW_SIZE_MIN: u64 = 64 << 20;
+
+/// How often the number of connections is thought over.
+pub const TUNER_INTERVAL: Duration = Duration::from_millis(75);
+
+/// How many such intervals connections are given to begin: slow ones resolve, connect and shake
+/// hands first.
+pub const TUNER_TICKS_MAX: u32 = 20;
+
+/// How much more twice as many connections must bring to be kept, in per cent.
+pub const TUNER_GAIN_MIN: u64 = 15;
+
+/// Share of all cores in use above which connections are not what is missing, in per cent.
+pub const TUNER_CPU_SHARE_MAX: u64 = 55;
+
+/// How long nothing is tried after a try that brought nothing, or an objection; doubled each time.
+pub const TUNER_REST: Duration = Duration::from_secs(1);
+
+/// Time between two objections that count: connections that break within it broke for one reason.
+pub const TUNER_BACK_OFF_MIN: Duration = Duration::from_millis(250);
+
+/// Most blobs fetched at once that can be asked for: one connection each.
+pub const JOBS_MAX: usize = 64;
+
+/// Default number of retries: five attempts in all, as Docker's.
+pub const RETRIES: u32 = 4;
+
+/// Most retries that can be asked for.
+pub const RETRIES_MAX: u32 = 100;
+
+/// Longest pause before the first retry. It doubles with each further one.
+pub const RETRY_PAUSE_FIRST: Duration = Duration::from_millis(500);
+
+/// Longest pause before any retry.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Longest `Retry-After` that is waited for. A longer one is an answer for the user.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes after which a failed attempt counts as progress, so that the next starts the count anew.
+/// A peer that makes us come back for less is given up as if it had sent nothing.
+pub const RETRY_PROGRESS_MIN: u64 = 1 << 20;
+
+/// Longest deadline that can be asked for: longer ones are mistakes in the unit.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+// --- report --------------------------------------------------------------------------------------
+
+/// Time between two redraws on a terminal: ten times a second looks continuous, and costs nothing
+/// beside a pull.
+pub const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time between two progress lines in a log. A log is read later: seldom enough not to bury the
+/// state changes, often enough to show that the pull lives.
+pub const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How far back the shown rate looks. Long enough that the number can be read, short enough that a
+/// stall shows.
+pub const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// Rows of the terminal that layers never take: the line above them, the summary line, the total
+/// line, and the cursor's.
+pub const TERMINAL_ROWS_RESERVED: usize = 4;
+
+/// Columns and rows assumed of a terminal that does not tell: those of a VT100.
+pub const TERMINAL_SIZE_DEFAULT: (usize, usize) = (80, 24);
+
+/// Longest time left that is shown. Beyond it the estimate says only "slow", which the rate does.
+pub const TIME_LEFT_MAX: Duration = Duration::from_secs(100 * 60 * 60);
+
+// A rate needs a sample older than the latest redraw.
+const _: () = assert!(REDRAW_INTERVAL.as_millis() < RATE_WINDOW.as_millis());
+// --- demo ----------------------------------------------------------------------------------------
+
+/// Most connections that a demo server holds at once; more are closed at once. Each has a thread,
+/// and tests of large concurrency need about 1,100.
+pub const DEMO_CONNECTIONS_MAX: usize = 4096;
+
+/// Connections that may wait to be accepted by a demo server: a burst of all of them fits.
+pub const DEMO_BACKLOG: i32 = 4096;
+const _: () = assert!(DEMO_BACKLOG as usize >= DEMO_CONNECTIONS_MAX);
+
+/// Stack of the thread of a demo connection, in bytes. Several times what a TLS handshake takes
+/// without optimisation; untouched pages of it cost nothing.
+pub const DEMO_THREAD_STACK_SIZE: usize = 512 << 10;
+
+/// Longest request head that a demo server reads, in bytes. Ours stay far below.
+pub const DEMO_REQUEST_HEAD_SIZE_MAX: usize = 64 << 10;
+
+/// Longest body, in bytes, that a demo server sends in one write with its head. Above, the copy
+/// would cost more than a second write.
+pub const DEMO_JOINED_BODY_SIZE_MAX: usize = 16 << 10;

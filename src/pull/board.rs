@@ -1,0 +1,622 @@
+//! What is to be fetched next, and by how many connections: state only, with time as an argument.
+//!
+//! ```text
+//!   blob   0 ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒ received ▒▒▒▒▒┃┄┄ in flight ┄┄┃┄┄ in flight ┄┄┃ missing ……… size
+//!                                          └ piece ┘        └ piece ┘
+//! ```
+//!
+//! A small blob is one piece. Of a large one, pieces are taken from the front, so that hashing, which
+//! goes in order, keeps up; each is a closed range of about a second's worth. A second connection
+//! gets a piece of a blob only after the first was answered with the range that it asked for.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::retry::{Attempts, Failure, Verdict};
+use crate::error::Class;
+use crate::limits::{PIECE_FIRST, PIECE_SIZE_MIN, PIECE_TIME};
+
+/// A part of a blob for one connection to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Which blob, by its place on the board.
+    pub(super) blob: usize,
+    /// Which bytes of it.
+    pub(super) range: Range<u64>,
+    /// How to ask.
+    pub(super) form: Form,
+    /// Whether its answer has begun.
+    flows: bool,
+    /// How many failures of the blob had been counted when it was taken.
+    failures: u64,
+}
+
+/// How a piece is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By a range.
+    Range,
+    /// As the whole blob, of which the bytes that are there already are skipped.
+    Whole,
+}
+
+/// What is known of a server's ranges for one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ranges {
+    Unknown,
+    /// A range was answered as it was asked for.
+    Honoured,
+    /// They may do for going on after a failure, but not for several connections: the blob was
+    /// wrong once.
+    OneStream,
+    /// They were ignored, refused or lied about: one stream is all there is.
+    Useless,
+}
+
+/// One blob on the board.
+struct Blob {
+    size: u64,
+    /// What no connection is fetching, in order.
+    missing: VecDeque<Range<u64>>,
+    in_flight: usize,
+    ranges: Ranges,
+    attempts: Attempts,
+    /// Failures counted so far. Those of pieces that were under way when one was counted are part
+    /// of it: a server that breaks eight connections has failed once.
+    failures: u64,
+    /// When it may be asked for again.
+    not_before: Option<Instant>,
+    started: bool,
+    /// Every byte was received, and the blob is being, or has been, verified.
+    received: bool,
+    /// It is in the store.
+    stored: bool,
+}
+
+impl Blob {
+    fn missing_size(&self) -> u64 {
+        self.missing.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// Whether one more connection may fetch a piece of it now.
+    fn offers_a_piece(&self, now: Instant) -> bool {
+        !self.missing.is_empty()
+            && self.not_before.is_none_or(|at| at <= now)
+            && (self.in_flight == 0 || self.ranges == Ranges::Honoured)
+    }
+}
+
+/// All blobs of a pull, and the connections that fetch them.
+pub(super) struct Board {
+    blobs: Vec<Blob>,
+    /// Blobs fetched at once.
+    jobs: usize,
+    /// Connections wanted at once.
+    target: usize,
+    /// Connections busy, by worker; none for a worker that does not work.
+    busy: Vec<Option<usize>>,
+    /// Most connections that each worker can have.
+    most: Vec<usize>,
+    /// How many of these have begun to bring bytes.
+    flowing: usize,
+    /// Bytes per second of a connection, as far as one is known.
+    rate: Option<u64>,
+    /// The registry asked for silence until then.
+    gate: Option<Instant>,
+}
+
+impl Board {
+    /// A board for blobs of these `sizes`, largest first.
+    pub(super) fn new(
+        sizes: impl IntoIterator<Item = u64>,
+        retries: u32,
+        jobs: usize,
+        workers: usize,
+    ) -> Board {
+        let blobs = sizes.into_iter().map(|size| Blob {
+            size,
+            missing: VecDeque::from([0..size]),
+            in_flight: 0,
+            ranges: Ranges::Unknown,
+            attempts: Attempts::new(retries),
+            failures: 0,
+            not_before: None,
+            started: false,
+            received: false,
+            stored: false,
+        });
+        let blobs = blobs.collect();
+        Board {
+            blobs,
+            jobs,
+            target: 1,
+            busy: vec![Some(0); workers],
+            most: vec![usize::MAX; workers],
+            flowing: 0,
+            rate: None,
+            gate: None,
+        }
+    }
+
+    /// How many connections are wanted from now on.
+    pub(super) fn set_target(&mut self, target: usize) {
+        self.target = target.max(1);
+    }
+
+    /// Whether as many connections are busy as are wanted, and more could be used.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.busy() >= self.target
+    }
+
+    /// A piece's answer has begun.
+    pub(super) fn flows(&mut self, piece: &mut Piece) {
+        piece.flows = true;
+        self.flowing += 1;
+    }
+
+    /// A worker cannot have more than `most` connections, which is at least 1.
+    pub(super) fn bound(&mut self, worker: usize, most: usize) {
+        if let Some(bound) = self.most.get_mut(worker) {
+            *bound = most.max(1);
+        }
+    }
+
+    /// A worker could not start: its share goes to the others. `false` if there are none.
+    pub(super) fn retire(&mut self, worker: usize) -> bool {
+        if let Some(busy) = self.busy.get_mut(worker) {
+            *busy = None;
+        }
+        self.busy.iter().any(Option::is_some)
+    }
+
+    /// Whether all connections that are busy have begun to bring bytes.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.flowing >= self.busy()
+    }
+
+    /// How many blobs have bytes that were not received.
+    pub(super) fn unreceived(&self) -> usize {
+        self.blobs.iter().filter(|blob| !blob.received).count()
+    }
+
+    /// A blob was verified, and is in the store.
+    pub(super) fn stored(&mut self, blob: usize) {
+        if let Some(blob) = self.blobs.get_mut(blob) {
+            blob.stored = true;
+        }
+    }
+
+    /// Whether every blob is in the store. One that was only received may yet be wrong, and then
+    /// has to be fetched again.
+    pub(super) fn is_done(&self) -> bool {
+        self.blobs.iter().all(|blob| blob.stored)
+    }
+
+    /// The next piece for a worker; `None` if it has its share, or there is nothing to do now.
+    pub(super) fn take(&mut self, worker: usize, now: Instant) -> Option<Piece> {
+        // The first workers get what cannot be shared evenly, so that one connection stays with one
+        // worker, which keeps it.
+        let working = self.busy.iter().flatten().count().max(1);
+        let before = self.busy.iter().take(worker).flatten().count().min(working - 1);
+        let share = (self.target + working - 1 - before) / working;
+        let share = share.min(self.most.get(worker).copied().unwrap_or(0));
+        let busy = self.busy.get(worker).copied().flatten();
+        if self.busy() >= self.target
+            || busy.is_none_or(|busy| busy >= share)
+            || self.gate.is_some_and(|until| now < until)
+        {
+            return None;
+        }
+        let index = self.choose(now)?;
+        let piece = self.cut(index)?;
+        if let Some(Some(busy)) = self.busy.get_mut(worker) {
+            *busy += 1;
+        }
+        Some(piece)
+    }
+
+    /// Which blob gets the next connection: one that lost its only one, then one that has not
+    /// started, then the one of which most is missing.
+    fn choose(&self, now: Instant) -> Option<usize> {
+        let offering = |index: &usize| self.blobs[*index].offers_a_piece(now);
+        let all = || (0..self.blobs.len()).filter(offering);
+        let underway = self.blobs.iter().filter(|blob| blob.started && !blob.received).count();
+        all()
+            .find(|&index| self.blobs[index].started && self.blobs[index].in_flight == 0)
+            .or_else(|| all().find(|&index| underway < self.jobs && !self.blobs[index].started))
+            .or_else(|| {
+                all()
+                    .filter(|&index| self.blobs[index].started)
+                    .max_by_key(|&index| self.blobs[index].missing_size())
+            })
+    }
+
+    /// Takes the next piece out of what is missing of a blob.
+    fn cut(&mut self, index: usize) -> Option<Piece> {
+        let size_wanted = self.piece_size(index);
+        let blob = self.blobs.get_mut(index)?;
+        let failures = blob.failures;
+        let piece = |range, form| Piece { blob: index, range, form, flows: false, failures };
+        let mut gap = blob.missing.pop_front()?;
+        blob.started = true;
+        blob.in_flight += 1;
+        if blob.ranges == Ranges::Useless {
+            gap.end = blob.missing.drain(..).next_back().map_or(gap.end, |last| last.end);
+            return Some(piece(gap, Form::Whole));
+        }
+        // A rest that is hardly worth a request of its own comes along.
+        let end = match gap.end - gap.start {
+            rest if rest <= size_wanted.saturating_add(PIECE_SIZE_MIN / 2) => gap.end,
+            _ => gap.start + size_wanted,
+        };
+        if end < gap.end {
+            blob.missing.push_front(end..gap.end);
+        }
+        let range = gap.start..end;
+        let form = if range == (0..blob.size) { Form::Whole } else { Form::Range };
+        Some(piece(range, form))
+    }
+
+    /// How large the next piece of a blob should be: what a connection receives in
+    /// [`PIECE_TIME`], but so little that all the blob's connections end together.
+    fn piece_size(&self, index: usize) -> u64 {
+        if self.blobs.get(index).is_some_and(|blob| blob.ranges == Ranges::OneStream) {
+            return u64::MAX;
+        }
+        let connections = (self.target / self.unreceived().max(1)).max(1) as u64;
+        let wanted = match self.rate {
+            None => PIECE_FIRST,
+            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(PIECE_FIRST),
+        };
+        let fair = match (self.blobs.get(index), connections) {
+            (Some(blob), 2..) => blob.missing_size() / (2 * connections),
+            _ => u64::MAX,
+        };
+        wanted.min(fair).max(PIECE_SIZE_MIN)
+    }
+
+    /// A range of the blob was answered as it was asked for: more connections may have some.
+    pub(super) fn ranges_are_honoured(&mut self, blob: usize) {
+        if let Some(blob) = self.blobs.get_mut(blob)
+            && blob.ranges == Ranges::Unknown
+        {
+            blob.ranges = Ranges::Honoured;
+        }
+    }
+
+    /// The server answered a range with the whole blob: `piece` now covers all that is missing of
+    /// it. `false` if that cannot be, because other pieces are under way.
+    pub(super) fn widen_to_the_whole(&mut self, piece: &mut Piece) -> bool {
+        let Some(blob) = self.blobs.get_mut(piece.blob) else { return false };
+        blob.ranges = Ranges::Useless;
+        let alone = blob.in_flight == 1;
+        if alone {
+            // Pieces are taken from the front, but one before this one may have failed meanwhile.
+            let first = blob.missing.drain(..).next().map_or(piece.range.start, |gap| gap.start);
+            piece.range = first.min(piece.range.start)..blob.size;
+        }
+        alone
+    }
+
+    /// A piece was received whole, at this rate. Whether the blob is whole by that.
+    pub(super) fn received(&mut self, worker: usize, piece: &Piece, took: Duration) -> bool {
+        self.release(worker, piece);
+        let size = piece.range.end - piece.range.start;
+        if size >= PIECE_SIZE_MIN {
+            let rate = crate::report::format::per_second(size, took);
+            self.rate = Some(self.rate.map_or(rate, |known| u64::midpoint(known, rate)));
+        }
+        let Some(blob) = self.blobs.get_mut(piece.blob) else { return false };
+        blob.attempts.progressed(size);
+        blob.in_flight -= 1;
+        blob.received = blob.in_flight == 0 && blob.missing.is_empty();
+        blob.received
+    }
+
+    /// A piece failed; `left` is what of it was not received. What follows for the blob.
+    pub(super) fn failed(
+        &mut self,
+        worker: usize,
+        piece: &Piece,
+        left: Vec<Range<u64>>,
+        failure: Failure,
+        jitter: f64,
+        now: Instant,
+    ) -> Verdict {
+        self.release(worker, piece);
+        let Some(blob) = self.blobs.get_mut(piece.blob) else { return Verdict::GiveUp };
+        blob.in_flight -= 1;
+        blob.missing.extend(left.into_iter().filter(|range| !range.is_empty()));
+        blob.missing.make_contiguous().sort_by_key(|range| range.start);
+        if matches!(failure.class, Class::Range | Class::Framing | Class::Size) {
+            blob.ranges = Ranges::Useless;
+        }
+        let verdict = match piece.failures == blob.failures {
+            true => {
+                blob.failures += 1;
+                blob.attempts.after(failure, jitter)
+            }
+            false => blob.attempts.beside(failure, jitter),
+        };
+        if let Verdict::Again { pause } = verdict {
+            blob.not_before = blob.not_before.max(now.checked_add(pause));
+            if failure.retry_after.is_some() {
+                self.gate = self.gate.max(now.checked_add(pause));
+            }
+        }
+        verdict
+    }
+
+    /// All of a blob's bytes were received, and are not what they should be: from the first byte
+    /// again, in one stream, if that was not tried already.
+    pub(super) fn rejected(&mut self, blob: usize, failure: Failure, now: Instant) -> Verdict {
+        let Some(blob) = self.blobs.get_mut(blob) else { return Verdict::GiveUp };
+        let verdict = blob.attempts.after(failure, 0.0);
+        if let Verdict::Again { pause } = verdict {
+            blob.not_before = now.checked_add(pause);
+            blob.missing = VecDeque::from([0..blob.size]);
+            blob.ranges = Ranges::OneStream;
+            blob.received = false;
+        }
+        verdict
+    }
+
+    /// When there may be something to do that there is not now.
+    pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        let pauses = self.blobs.iter().filter(|blob| !blob.received).map(|blob| blob.not_before);
+        pauses.chain([self.gate]).flatten().filter(|at| *at > now).min()
+    }
+
+    /// The number of the attempt at a blob that is under way, and of the last one allowed.
+    pub(super) fn attempt(&self, blob: usize) -> (u32, u32) {
+        let attempts = self.blobs.get(blob).map(|blob| &blob.attempts);
+        attempts.map_or((1, 1), |attempts| (attempts.current(), attempts.allowed()))
+    }
+
+    fn release(&mut self, worker: usize, piece: &Piece) {
+        self.flowing -= usize::from(piece.flows);
+        if let Some(Some(busy)) = self.busy.get_mut(worker) {
+            *busy = busy.saturating_sub(1);
+        }
+    }
+
+    fn busy(&self) -> usize {
+        self.busy.iter().flatten().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn board(sizes: &[u64], target: usize) -> Board {
+        let mut board = Board::new(sizes.iter().copied(), 4, 6, 1);
+        board.set_target(target);
+        board
+    }
+
+    fn failure(class: Class, received: u64) -> Failure {
+        Failure { class, retry_after: None, received }
+    }
+
+    #[test]
+    fn small_blobs_are_one_piece_each() {
+        let now = Instant::now();
+        let mut board = board(&[3 * MIB, 5, 0], 2);
+        let first = board.take(0, now).unwrap();
+        assert_eq!((first.range.clone(), first.form), (0..3 * MIB, Form::Whole));
+        assert_eq!(board.take(0, now).unwrap().range, 0..5);
+        assert_eq!(board.take(0, now), None, "two connections are wanted");
+        assert!(board.received(0, &first, Duration::from_secs(1)));
+        let empty = board.take(0, now).unwrap();
+        assert_eq!(empty.range, 0..0);
+    }
+
+    #[test]
+    fn a_large_blob_is_shared_only_once_ranges_are_known_to_work() {
+        let now = Instant::now();
+        let mut board = board(&[1000 * MIB], 4);
+        let first = board.take(0, now).unwrap();
+        assert_eq!((first.range.clone(), first.form), (0..PIECE_FIRST, Form::Range));
+        assert_eq!(board.take(0, now), None);
+        board.ranges_are_honoured(0);
+        let second = board.take(0, now).unwrap();
+        assert_eq!(second.range.start, PIECE_FIRST);
+        let third = board.take(0, now).unwrap();
+        assert_eq!(third.range.start, second.range.end, "from the front");
+    }
+
+    #[test]
+    fn the_pieces_of_a_blob_cover_it_without_overlap() {
+        let now = Instant::now();
+        let mut board = board(&[777 * MIB + 13], 5);
+        let mut covered = 0;
+        let mut waiting = VecDeque::new();
+        let mut whole = false;
+        while !whole {
+            while let Some(piece) = board.take(0, now) {
+                board.ranges_are_honoured(0);
+                assert_eq!(piece.range.start, covered);
+                covered = piece.range.end;
+                waiting.push_back(piece);
+            }
+            let piece = waiting.pop_front().unwrap();
+            whole = board.received(0, &piece, Duration::from_millis(100));
+        }
+        assert_eq!(covered, 777 * MIB + 13);
+        assert!(!board.is_done(), "it may yet be wrong");
+        board.stored(0);
+        assert!(board.is_done());
+    }
+
+    #[test]
+    fn what_a_failed_piece_left_is_asked_for_next_after_a_pause() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 1);
+        let piece = board.take(0, now).unwrap();
+        let left = vec![5..piece.range.end];
+        let verdict = board.failed(0, &piece, left, failure(Class::RecvTimeout, 5), 1.0, now);
+        let Verdict::Again { pause } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(board.take(0, now), None);
+        assert_eq!(board.wakes_at(now), Some(now + pause));
+        let again = board.take(0, now + pause).unwrap();
+        assert_eq!((again.range.start, again.form), (5, Form::Range));
+    }
+
+    #[test]
+    fn a_server_that_lies_about_ranges_is_asked_for_one_stream() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 3);
+        let first = board.take(0, now).unwrap();
+        board.ranges_are_honoured(0);
+        let second = board.take(0, now).unwrap();
+        let range = failure(Class::Range, 0);
+        let left = vec![second.range.clone()];
+        board.failed(0, &second, left, range, 1.0, now);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(board.take(0, later), None, "the first is still under way");
+        assert!(!board.received(0, &first, Duration::from_secs(1)));
+        let stream = board.take(0, later).unwrap();
+        assert_eq!((stream.range, stream.form), (first.range.end..100 * MIB, Form::Whole));
+        assert_eq!(board.take(0, later), None);
+    }
+
+    #[test]
+    fn a_whole_blob_in_place_of_its_first_range_is_taken() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 3);
+        let mut piece = board.take(0, now).unwrap();
+        assert!(board.widen_to_the_whole(&mut piece));
+        assert_eq!(piece.range, 0..100 * MIB);
+        assert_eq!(board.take(0, now), None);
+        assert!(board.received(0, &piece, Duration::from_secs(1)));
+    }
+
+    /// A board with one blob of 100 MiB, of which so many pieces are under way.
+    fn underway(count: usize) -> (Board, Vec<Piece>) {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], count);
+        let mut pieces = vec![board.take(0, now).unwrap()];
+        board.ranges_are_honoured(0);
+        pieces.extend(std::iter::from_fn(|| board.take(0, now)));
+        assert_eq!(pieces.len(), count);
+        (board, pieces)
+    }
+
+    #[test]
+    fn the_whole_is_taken_with_what_a_piece_before_it_left() {
+        let (mut board, mut pieces) = underway(2);
+        let now = Instant::now();
+        let left = vec![5..pieces[0].range.end];
+        board.failed(0, &pieces[0], left, failure(Class::Truncated, 5), 1.0, now);
+        assert!(board.widen_to_the_whole(&mut pieces[1]));
+        assert_eq!(pieces[1].range, 5..100 * MIB);
+        assert!(board.received(0, &pieces[1], Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_breaks_all_connections_of_a_blob_is_one_failure() {
+        for class in [Class::Truncated, Class::Range, Class::Connect] {
+            let (mut board, pieces) = underway(8);
+            let now = Instant::now();
+            for piece in &pieces {
+                let left = vec![piece.range.clone()];
+                let verdict = board.failed(0, piece, left, failure(class, 0), 1.0, now);
+                let pause = Duration::from_millis(500);
+                assert_eq!(verdict, Verdict::Again { pause }, "{class:?}");
+            }
+            assert_eq!(board.attempt(0), (2, 5));
+            assert_eq!(board.wakes_at(now), Some(now + Duration::from_millis(500)));
+        }
+    }
+
+    #[test]
+    fn what_is_final_is_so_for_each_piece() {
+        let (mut board, pieces) = underway(2);
+        let now = Instant::now();
+        let mut fail = |piece: &Piece, class| {
+            board.failed(0, piece, vec![piece.range.clone()], failure(class, 0), 1.0, now)
+        };
+        fail(&pieces[0], Class::Truncated);
+        assert_eq!(fail(&pieces[1], Class::NotFound), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn pieces_that_arrive_are_progress_too() {
+        let (mut board, mut pieces) = underway(2);
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            let piece = pieces.pop().unwrap();
+            let left = vec![piece.range.clone()];
+            let verdict = board.failed(0, &piece, left, failure(Class::Connect, 0), 1.0, now);
+            assert_eq!(verdict, Verdict::Again { pause: Duration::from_millis(500) });
+            board.received(0, &pieces.pop().unwrap(), Duration::from_secs(1));
+            now += Duration::from_secs(1);
+            pieces.extend(std::iter::from_fn(|| board.take(0, now)));
+        }
+    }
+
+    #[test]
+    fn wrong_content_is_fetched_once_more_in_one_stream() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 3);
+        let mut piece = board.take(0, now).unwrap();
+        board.widen_to_the_whole(&mut piece);
+        assert!(board.received(0, &piece, Duration::from_secs(1)));
+        let digest = failure(Class::Digest, 0);
+        assert!(matches!(board.rejected(0, digest, now), Verdict::Again { .. }));
+        let again = board.take(0, now + Duration::from_secs(60)).unwrap();
+        assert_eq!((again.range.clone(), again.form), (0..100 * MIB, Form::Whole));
+        assert!(board.received(0, &again, Duration::from_secs(1)));
+        assert_eq!(board.rejected(0, digest, now), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_registry_that_asks_for_silence_gets_it_from_all() {
+        let now = Instant::now();
+        let mut board = board(&[5, 4, 3], 3);
+        let piece = board.take(0, now).unwrap();
+        let asked =
+            Failure { retry_after: Some(Duration::from_secs(7)), ..failure(Class::RateLimited, 0) };
+        board.failed(0, &piece, vec![0..5], asked, 1.0, now);
+        assert_eq!(board.take(0, now + Duration::from_secs(6)), None);
+        assert!(board.take(0, now + Duration::from_secs(7)).is_some());
+    }
+
+    #[test]
+    fn the_share_of_a_worker_that_could_not_start_goes_to_the_others() {
+        let now = Instant::now();
+        let mut board = Board::new([9, 8, 7, 6], 4, 6, 3);
+        board.set_target(2);
+        assert!(board.retire(0));
+        assert!(board.take(0, now).is_none());
+        assert!(board.take(1, now).is_some() && board.take(1, now).is_none());
+        assert!(board.retire(2));
+        assert!(board.take(1, now).is_some());
+        assert!(!board.retire(1), "nobody is left");
+    }
+
+    #[test]
+    fn a_worker_gets_no_more_than_it_can_have() {
+        let now = Instant::now();
+        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        board.set_target(4);
+        board.bound(0, 1);
+        assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
+        assert!(board.take(1, now).is_some() && board.take(1, now).is_some());
+    }
+
+    #[test]
+    fn workers_get_equal_shares() {
+        let now = Instant::now();
+        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        board.set_target(3);
+        assert!(board.take(0, now).is_some() && board.take(0, now).is_some());
+        assert!(board.take(0, now).is_none());
+        assert!(board.take(1, now).is_some());
+        assert!(board.take(1, now).is_none());
+    }
+}

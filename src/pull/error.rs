@@ -1,0 +1,198 @@
+//! Why a pull failed, in the user's terms.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::client;
+use crate::error::Class;
+use crate::image::Digest;
+use crate::image::manifest::{ManifestError, NoPlatform};
+use crate::report::{escape, format};
+use crate::store::StoreError;
+use crate::transport::probe::ProbeError;
+use crate::transport::tls::TlsConfigError;
+
+/// A failed pull, or a failed attempt at one of its objects.
+///
+/// > `ghcr.io: blob sha256:9f2c…: no bytes for 60 s while receiving the body (12.1 of 40.0 MiB)`
+#[derive(Debug)]
+pub struct Error(Box<Details>);
+
+/// Boxed, so that a result is not as large as its rarest case.
+#[derive(Debug)]
+struct Details {
+    /// What was being fetched, and from where; absent if the failure concerns no object.
+    subject: Option<Subject>,
+    cause: Cause,
+    /// Bytes received of the object, and its size.
+    progress: Option<(u64, u64)>,
+    /// The number of the attempt, and of the last one allowed.
+    attempt: Option<(u32, u32)>,
+}
+
+/// An object of a registry.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    /// The registry, as the reference names it.
+    pub(super) registry: String,
+    pub(super) object: Object,
+}
+
+/// What can be fetched.
+#[derive(Debug, Clone)]
+pub(super) enum Object {
+    /// A manifest or index, by tag or digest.
+    Manifest(String),
+    /// A layer or config.
+    Blob(Digest),
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error("it cannot be used: {0}")]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    NoPlatform(#[from] NoPlatform),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// The bytes of a document have another digest than the one asked for.
+    #[error("its bytes have the digest {got}")]
+    Digest { got: Digest },
+    /// The registry sends more or fewer bytes than the descriptor says.
+    #[error("the registry sends {sent} bytes, but its descriptor says {expected}")]
+    Size { expected: u64, sent: u64 },
+    /// The whole blob came instead of a range in the middle of it.
+    #[error("the registry sent the whole blob instead of the range asked for")]
+    RangeIgnored,
+    /// A range came although the whole blob was asked for.
+    #[error("the registry sent a part of the blob instead of the whole")]
+    RangeUnasked,
+    /// A layer that is to be fetched from elsewhere.
+    #[error(
+        "layer {} is a foreign one, to be fetched from URLs outside the registry, which ringpull \
+         does not do",
+        .0.short()
+    )]
+    Foreign(Digest),
+    #[error("indexes are nested more than {} deep", crate::limits::INDEX_DEPTH_MAX)]
+    IndexDepth,
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+    /// A signal, by its number.
+    #[error("interrupted")]
+    Interrupted(i32),
+}
+
+impl Error {
+    /// A failure that concerns no object.
+    pub(super) fn new(cause: impl Into<Cause>) -> Error {
+        let cause = cause.into();
+        Error(Box::new(Details { subject: None, cause, progress: None, attempt: None }))
+    }
+
+    /// A failure of one object.
+    pub(super) fn about(subject: &Subject, cause: impl Into<Cause>) -> Error {
+        let mut error = Error::new(cause);
+        error.0.subject = Some(subject.clone());
+        error
+    }
+
+    /// The same, `received` of `size` bytes into the object.
+    pub(super) fn after_bytes(mut self, received: u64, size: u64) -> Error {
+        self.0.progress = Some((received, size));
+        self
+    }
+
+    /// The same, in the attempt with this number of so many.
+    pub(super) fn in_attempt(mut self, attempt: u32, allowed: u32) -> Error {
+        self.0.attempt = Some((attempt, allowed));
+        self
+    }
+
+    pub(super) fn system(what: &'static str, source: std::io::Error) -> Error {
+        Error::new(Cause::System { what, source })
+    }
+
+    /// What kind of failure this is.
+    pub fn class(&self) -> Class {
+        match &self.0.cause {
+            Cause::Client(error) => error.class(),
+            Cause::Manifest(error) => error.class(),
+            Cause::NoPlatform(error) => error.class(),
+            Cause::Store(error) => error.class(),
+            Cause::Probe(_) | Cause::System { .. } => Class::System,
+            Cause::Tls(_) => Class::Usage,
+            Cause::Digest { .. } => Class::Digest,
+            Cause::Size { .. } => Class::Size,
+            Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,
+            Cause::Foreign(_) => Class::ForeignRefused,
+            Cause::IndexDepth => Class::Limit,
+            Cause::Interrupted(_) => Class::Interrupted,
+        }
+    }
+
+    /// The exit code: the class's, or 128 and the number of the signal.
+    pub fn exit_code(&self) -> u8 {
+        match self.0.cause {
+            Cause::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(130),
+            _ => self.class().exit_code(),
+        }
+    }
+
+    /// How long the server asked us to wait.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match &self.0.cause {
+            Cause::Client(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// The failure alone, for a line that names the object already.
+    pub(super) fn brief(&self) -> String {
+        self.0.cause.to_string()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Subject { registry, object }) = &self.0.subject {
+            write!(f, "{}: {object}: ", escape(registry))?;
+        }
+        write!(f, "{}", self.0.cause)?;
+        if let Some((received, size)) = self.0.progress {
+            write!(f, " ({})", format::progress_bytes(received, size))?;
+        }
+        match self.0.attempt {
+            Some((attempt, allowed)) if allowed > 1 => {
+                write!(f, ", attempt {attempt} of {allowed}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Manifest(key) => match Digest::parse(key) {
+                Ok(digest) => write!(f, "manifest {}", shortened(&digest)),
+                Err(_) => write!(f, "manifest {}", escape(key)),
+            },
+            Object::Blob(digest) => write!(f, "blob {}", shortened(digest)),
+        }
+    }
+}
+
+/// A digest that can be told from its neighbours: `sha256:9f2c0b4c1d2e…`.
+fn shortened(digest: &Digest) -> String {
+    format!("{}:{}…", digest.algorithm().name(), digest.short())
+}

@@ -1,0 +1,263 @@
+//! A pull: from a reference to a verified image in a store.
+//!
+//! ```text
+//!   resolve    reference → manifests, small and kept in memory
+//!   plan       which blobs the store does not have, each digest once
+//!   workers    a thread per core, an engine each
+//!     board    which piece of which blob is fetched next; retry: whether and when again
+//!     tuner    how many connections; throttle: how many bytes per second
+//!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
+//!   register   manifests are written, then the name: only now is the image visible
+//! ```
+//!
+//! Journals of partial blobs have their place in the store's writer, stalled ranges that are replaced
+//! on the board, mirrors in the endpoint.
+
+mod board;
+mod error;
+mod fetch;
+mod resolve;
+mod retry;
+mod throttle;
+mod tuner;
+mod workers;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub use error::Error;
+use error::{Cause, Object, Subject};
+use resolve::Resolved;
+
+use crate::client::{Client, Session};
+use crate::config::PullConfig;
+use crate::image::{Descriptor, Digest};
+use crate::registry::{Endpoint, EndpointOptions};
+use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
+use crate::store::{self, Destination, Presence, Registered, Store, Swept};
+use crate::transport::Engine;
+use crate::transport::probe::{self, Choice};
+use crate::transport::tls::TlsConfig;
+
+/// Sockets that the thread which resolves references may have at once: one, and one that a redirect
+/// leads to, and those that are about to be closed.
+const RESOLVING_SOCKETS: usize = 8;
+
+/// What a pull came to.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// What the reference's tag or digest means: the manifest or index that the registry answered.
+    pub digest: Digest,
+    /// Whether the store has it under this name only now.
+    pub downloaded: bool,
+    /// The engine that fetched it, and why that one.
+    pub engine: Choice,
+    /// What it cost.
+    pub summary: Summary,
+}
+
+/// A blob to be fetched.
+struct Job {
+    descriptor: Descriptor,
+    progress: BlobProgress,
+    slot: Mutex<fetch::Slot>,
+}
+
+/// What all workers share.
+struct Context {
+    session: Arc<Session>,
+    endpoint: Endpoint,
+    /// The registry as the reference names it, for messages.
+    registry: String,
+    repository: String,
+    store: Store,
+    retries: u32,
+    reporter: Reporter,
+    retries_done: AtomicU64,
+    stalls: AtomicU64,
+    wasted: AtomicU64,
+}
+
+/// Pulls an image.
+///
+/// SIGINT and SIGTERM end it in order, a second one at once.
+///
+/// # Errors
+/// See [`Error`]; the store is then as it was, but for blobs that were complete.
+pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
+    let choice = probe::choose(config.network.engine).map_err(Error::new)?;
+    reporter.note(&format!("engine: {choice}"));
+    let engine = Engine::start(choice.engine, RESOLVING_SOCKETS)
+        .map_err(|source| Error::system("cannot start the engine", source))?;
+    engine.run(async {
+        let (stop, stopped) = watch::channel(None);
+        watch_signals(stop)?;
+        let client = |session| Client::new(engine.connector(), session);
+        pull_until(config, reporter, choice, client, stopped).await
+    })
+}
+
+/// Tells `stop` of the first signal to end; ends the process on the second.
+fn watch_signals(stop: watch::Sender<Option<i32>>) -> Result<(), Error> {
+    let listen =
+        |kind| signal(kind).map_err(|source| Error::system("cannot listen for signals", source));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::task::spawn_local(async move {
+        loop {
+            let kind = tokio::select! {
+                _ = interrupt.recv() => SignalKind::interrupt(),
+                _ = terminate.recv() => SignalKind::terminate(),
+            };
+            let number = kind.as_raw_value();
+            if stop.borrow().is_some() {
+                std::process::exit(128 + number);
+            }
+            let _ = stop.send(Some(number));
+        }
+    });
+    Ok(())
+}
+
+async fn pull_until(
+    config: &PullConfig,
+    reporter: &Reporter,
+    engine: Choice,
+    client: impl FnOnce(Arc<Session>) -> Client,
+    mut stop: watch::Receiver<Option<i32>>,
+) -> Result<Pulled, Error> {
+    let start = Instant::now();
+    let context = Arc::new(Context::new(config, reporter)?);
+    let client = client(Arc::clone(&context.session));
+    let name = config.name();
+    let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
+    reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
+
+    let resolving = resolve::resolve(&client, &context, &config.reference, &config.platforms);
+    let resolved = tokio::select! {
+        resolved = resolving => resolved?,
+        Ok(signal) = stop.wait_for(Option::is_some) => {
+            return Err(Error::new(Cause::Interrupted(signal.unwrap_or_default())));
+        }
+    };
+    // Its connections are of no use to the threads that fetch, and would count beside theirs.
+    drop(client);
+    let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
+    let registered = register(&context, &resolved, &name)?;
+
+    let downloaded = fetched || !matches!(registered, Registered::Unchanged);
+    let summary = context.summary(start);
+    reporter.summary(&summary);
+    Ok(Pulled { digest: resolved.digest, downloaded, engine, summary })
+}
+
+/// Fetches what the store does not have; whether there was anything.
+async fn fetch_missing(
+    context: &Arc<Context>,
+    resolved: &Resolved,
+    config: &PullConfig,
+    engine: &Choice,
+    stop: &mut watch::Receiver<Option<i32>>,
+) -> Result<bool, Error> {
+    let mut seen = HashSet::new();
+    let blobs: Vec<&Descriptor> =
+        resolved.blobs.iter().filter(|blob| seen.insert(blob.digest)).collect();
+    let shown = blobs.iter().map(|blob| (blob.digest.short(), blob.size));
+    let progress = context.reporter.pull(shown);
+    let mut jobs = Vec::new();
+    for (&descriptor, progress) in blobs.iter().zip(progress.blobs()) {
+        match context.store.check(descriptor).map_err(Error::new)? {
+            Presence::Present => {
+                progress.exists();
+                continue;
+            }
+            Presence::Missing => {}
+            Presence::Damaged(damage) => context.reporter.warn(&format!(
+                "blob {} in {} is damaged ({damage}); it is fetched again",
+                descriptor.digest,
+                context.store.path().display()
+            )),
+        }
+        let (descriptor, progress) = (descriptor.clone(), progress.clone());
+        jobs.push(Job { descriptor, progress, slot: Mutex::default() });
+    }
+    if jobs.is_empty() {
+        return Ok(false);
+    }
+    workers::fetch_all(Arc::clone(context), engine.engine, jobs, &config.network, stop).await?;
+    Ok(true)
+}
+
+/// Writes the manifests, then the name.
+fn register(context: &Context, resolved: &Resolved, name: &str) -> Result<Registered, Error> {
+    for (descriptor, bytes) in &resolved.documents {
+        context.store.put(descriptor, bytes).map_err(Error::new)?;
+    }
+    context.store.register(name, &resolved.root, &[]).map_err(Error::new)
+}
+
+impl Context {
+    fn new(config: &PullConfig, reporter: &Reporter) -> Result<Context, Error> {
+        let scheme = config.network.scheme_for(&config.reference);
+        let endpoint = Endpoint::for_reference(&config.reference, &EndpointOptions { scheme })
+            .map_err(|error| Error::new(crate::client::Error::from(error)))?;
+        let tls = TlsConfig::new(&config.network.tls).map_err(Error::new)?;
+        let session =
+            Session::new(&config.network, tls, &config.reference, reporter).map_err(Error::new)?;
+        let options = store::Options { fsync: config.fsync, ..store::Options::default() };
+        let store = Store::open(config.destination.path(), options).map_err(Error::new)?;
+        let Swept { files, bytes } = store.sweep().map_err(Error::new)?;
+        if files > 0 {
+            let left = format::count(files, "partial blob", "partial blobs");
+            let bytes = format::bytes(bytes);
+            reporter.note(&format!("removed {left} ({bytes}) that an earlier pull left behind"));
+        }
+        Ok(Context {
+            session: Arc::new(session),
+            endpoint,
+            registry: config.reference.registry().to_owned(),
+            repository: config.reference.repository().to_owned(),
+            store,
+            retries: config.network.retries,
+            reporter: reporter.clone(),
+            retries_done: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            wasted: AtomicU64::new(0),
+        })
+    }
+
+    fn subject(&self, object: Object) -> Subject {
+        Subject { registry: self.registry.clone(), object }
+    }
+
+    fn summary(&self, start: Instant) -> Summary {
+        Summary {
+            bytes: self.session.bytes_received(),
+            elapsed: start.elapsed(),
+            connections: self.session.connections_opened(),
+            retries: self.retries_done.load(Ordering::Relaxed),
+            stalls: self.stalls.load(Ordering::Relaxed),
+            wasted: self.wasted.load(Ordering::Relaxed),
+            peak_memory: peak_memory(),
+        }
+    }
+}
+
+impl PullConfig {
+    /// The image's name in its store: the whole reference in the default store, which all images
+    /// share; in a layout of the user's, the tag, as other tools write it.
+    fn name(&self) -> String {
+        match &self.destination {
+            Destination::Default { .. } => self.reference.to_string(),
+            Destination::Layout { tag: Some(tag), .. } => tag.clone(),
+            Destination::Layout { tag: None, .. } => {
+                self.reference.tag().map_or_else(|| "latest".to_owned(), str::to_owned)
+            }
+        }
+    }
+}

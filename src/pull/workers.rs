@@ -1,0 +1,273 @@
+//! The threads that fetch blobs: each with an engine of its own, so that connections never change
+//! core. The thread that started them looks after how many connections they have.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::board::Board;
+use super::error::{Cause, Error};
+use super::fetch::{self, Fetch};
+use super::throttle::Throttle;
+use super::tuner::{Measured, Tuner};
+use super::{Context, Job};
+use crate::client::Client;
+use crate::config::NetworkConfig;
+use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, PIECE_FIRST, TUNER_INTERVAL, WORKERS_MAX};
+use crate::report::format;
+use crate::transport::{Engine, EngineKind};
+
+/// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
+///
+/// Blobs that are complete by then stay in the store; partial ones do not.
+pub(super) async fn fetch_all(
+    context: Arc<Context>,
+    engine: EngineKind,
+    mut jobs: Vec<Job>,
+    network: &NetworkConfig,
+    stop: &mut watch::Receiver<Option<i32>>,
+) -> Result<(), Error> {
+    // Largest first: the last ones to end are then small, and nobody is left alone with a large one.
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.descriptor.size));
+    let sizes: Vec<u64> = jobs.iter().map(|job| job.descriptor.size).collect();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = most_connections(network);
+    let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
+    let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
+    let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
+    let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
+    let board = Board::new(sizes, network.retries, network.jobs, workers);
+    let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
+    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
+
+    let (end, ended) = watch::channel(false);
+    let (done, results) = mpsc::unbounded_channel();
+    let mut threads = Vec::new();
+    let mut outcome = Ok(());
+    for worker in 0..workers {
+        let (fetch, done, ended) = (Arc::clone(&fetch), done.clone(), ended.clone());
+        // A connection to a registry that redirects stays idle beside the one it redirected to.
+        let sockets = 2 * most.div_ceil(workers) + 2;
+        let thread = std::thread::Builder::new().name(format!("fetch-{worker}")).spawn(move || {
+            // A thread that died without a word would be waited for: its pieces stay under way.
+            let work = AssertUnwindSafe(|| work(&fetch, engine, worker, sockets, ended));
+            let result = catch_unwind(work).unwrap_or_else(|_| Err(died("it panicked")));
+            // Nobody listens any more only if the pull has failed already.
+            let _ = done.send(result);
+        });
+        match thread {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                // Those that run already are told to end, and waited for like after any failure.
+                let _ = end.send(true);
+                outcome = Err(Error::system("cannot start a thread", source));
+                break;
+            }
+        }
+    }
+    drop(done);
+    let looked_after = look_after(&fetch, results, stop, &end, cores).await;
+    for thread in threads {
+        if thread.join().is_err() {
+            outcome = outcome.and(Err(died("it panicked")));
+        }
+    }
+    outcome.and(looked_after)
+}
+
+fn died(how: &'static str) -> Error {
+    Error::system("a thread that fetches blobs died", std::io::Error::other(how))
+}
+
+/// How many connections the memory allows, or the user.
+fn most_connections(network: &NetworkConfig) -> usize {
+    let allowed = usize::try_from(network.memory / CONNECTION_MEMORY).unwrap_or(usize::MAX);
+    allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
+}
+
+/// Waits for the workers, and tunes meanwhile.
+async fn look_after(
+    fetch: &Fetch,
+    mut results: mpsc::UnboundedReceiver<Result<(), Error>>,
+    stop: &mut watch::Receiver<Option<i32>>,
+    end: &watch::Sender<bool>,
+    cores: usize,
+) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    let mut ticks = tokio::time::interval(TUNER_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    let mut meter = Meter::new(fetch);
+    loop {
+        let result = tokio::select! {
+            result = results.recv() => result,
+            signal = stopped(stop), if outcome.is_ok() => {
+                Some(Err(Error::new(Cause::Interrupted(signal))))
+            }
+            _ = ticks.tick() => {
+                tune(fetch, &mut meter, cores);
+                continue;
+            }
+        };
+        match result {
+            None => return outcome,
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                // Fails only if every worker has ended, which is as well.
+                let _ = end.send(true);
+                fetch.close();
+                if outcome.is_ok() {
+                    outcome = Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// The signal, once there is one; never, if there can be none any more.
+async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
+    let signal = stop.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);
+    match signal {
+        Some(signal) => signal,
+        None => std::future::pending().await,
+    }
+}
+
+/// Measures, and changes the number of connections if that is called for.
+fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
+    fetch.use_idle_cores(cores);
+    let measured = meter.measure(fetch, cores);
+    let (before, target) = {
+        // The board first, as where a failure backs off; both, so that neither overrules the other
+        // with what it has read before.
+        let mut board = fetch.board();
+        let mut tuner = fetch.tuner();
+        let before = tuner.target();
+        tuner.tick(measured, Instant::now());
+        board.set_target(tuner.target());
+        (before, tuner.target())
+    };
+    if target != before {
+        fetch.tell();
+        let rate = format::rate(measured.rate);
+        fetch
+            .context
+            .reporter
+            .note(&format!("{target} connections wanted, after {before} at {rate}"));
+    }
+}
+
+/// Reads the counters that the tuner goes by.
+struct Meter {
+    at: Instant,
+    bytes: u64,
+    cpu: Duration,
+}
+
+impl Meter {
+    fn new(fetch: &Fetch) -> Meter {
+        let bytes = fetch.context.session.bytes_received();
+        Meter { at: Instant::now(), bytes, cpu: cpu_time() }
+    }
+
+    /// What happened since the last call.
+    fn measure(&mut self, fetch: &Fetch, cores: usize) -> Measured {
+        let now = Meter::new(fetch);
+        let elapsed = now.at.saturating_duration_since(self.at).max(Duration::from_millis(1));
+        let rate = format::per_second(now.bytes - self.bytes, elapsed);
+        let used = now.cpu.saturating_sub(self.cpu).as_micros() * 100;
+        let cpu = used / (elapsed.as_micros() * cores as u128).max(1);
+        *self = now;
+        let board = fetch.board();
+        let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
+        Measured { rate, cpu: u64::try_from(cpu).unwrap_or(100), saturated, flowing }
+    }
+}
+
+/// User and system time of all threads of this process.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// One worker: an engine, and as many pieces at a time as the board gives it.
+fn work(
+    fetch: &Arc<Fetch>,
+    engine: EngineKind,
+    worker: usize,
+    sockets: usize,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let engine = match Engine::start(engine, sockets) {
+        Ok(engine) => engine,
+        // Little memory for rings, or few descriptors: the pull goes on with fewer workers.
+        Err(error) if fetch.board().retire(worker) => {
+            fetch.context.reporter.note(&format!("a thread cannot start its engine ({error})"));
+            fetch.tell();
+            return Ok(());
+        }
+        Err(source) => return Err(Error::system("cannot start the engine on a thread", source)),
+    };
+    // Each may need a second socket, idle beside it: that of a registry which redirects.
+    fetch.board().bound(worker, engine.sockets().map_or(usize::MAX, |sockets| sockets / 2));
+    engine.run(async {
+        let session = Arc::clone(&fetch.context.session);
+        let client = Rc::new(Client::new(engine.connector(), session));
+        let mut tasks = JoinSet::new();
+        let result = tokio::select! {
+            result = take_and_fetch(fetch, &client, worker, &mut tasks) => result,
+            _ = ended.wait_for(|ended| *ended) => Ok(()),
+        };
+        // Pieces under way are dropped here.
+        tasks.shutdown().await;
+        result
+    })
+}
+
+async fn take_and_fetch(
+    fetch: &Arc<Fetch>,
+    client: &Rc<Client>,
+    worker: usize,
+    tasks: &mut JoinSet<Result<(), Error>>,
+) -> Result<(), Error> {
+    let mut changes = fetch.changes();
+    loop {
+        let now = Instant::now();
+        changes.mark_unchanged();
+        loop {
+            // The board is not held while the piece is started.
+            let next = fetch.board().take(worker, now);
+            let Some(piece) = next else { break };
+            let (fetch, client) = (Arc::clone(fetch), Rc::clone(client));
+            tasks.spawn_local(async move { fetch::piece(&client, &fetch, worker, piece).await });
+        }
+        let (done, wakes_at) = {
+            let board = fetch.board();
+            (board.is_done(), board.wakes_at(now))
+        };
+        if done && tasks.is_empty() {
+            return Ok(());
+        }
+        let pause = async {
+            match wakes_at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ended) = tasks.join_next() => {
+                let died = |error| Error::system("a task died", std::io::Error::other(error));
+                ended.map_err(died)??;
+            }
+            _ = changes.changed() => {}
+            () = pause => {}
+        }
+    }
+}

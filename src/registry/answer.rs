@@ -1,0 +1,498 @@
+//! What an answer means, by what was asked (OCI distribution-spec, sections "Pull" and "Error
+//! Codes").
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use super::redirect::is_redirect;
+use crate::error::Class;
+use crate::http::ResponseHead;
+use crate::image::Digest;
+use crate::image::digest::DigestError;
+use crate::image::shown::shown_up_to;
+use crate::limits::REFUSAL_TEXT_LENGTH_MAX;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// `/v2/`.
+    Ping,
+    /// A manifest or index.
+    Manifest,
+    /// A blob or a part of it.
+    Blob,
+    /// A token, of a token service.
+    Token,
+}
+
+/// What the status means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// 200, or 206 for a part of a blob: the content follows.
+    Ok,
+    /// To be asked elsewhere: see [`super::redirect`].
+    Redirect,
+    /// 401: to be asked again with credentials, if there are any that were not sent yet: see
+    /// [`super::challenge`].
+    Challenge,
+    /// It is not there.
+    NotFound,
+    /// It is not for us.
+    Denied,
+    /// 429.
+    RateLimited {
+        /// When to ask again, if the registry says so in a way that can be understood.
+        retry_after: Option<RetryAfter>,
+    },
+    /// 408 and the temporary ones of 5xx: may go better soon.
+    Unavailable {
+        /// When to ask again, if the registry says so in a way that can be understood.
+        retry_after: Option<RetryAfter>,
+    },
+    /// 416: the blob is not that long (or the registry does not do ranges at all).
+    RangeRefused,
+    /// Anything else. Asking again would not help.
+    Refused,
+}
+
+/// The value of `Retry-After` (RFC 9110 section 10.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// So much later.
+    Delay(Duration),
+    /// At this time, by the registry's clock.
+    At(SystemTime),
+}
+
+/// An answer that is not what was asked for, with what the registry said to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was asked for.
+    pub asked: Asked,
+    /// The status.
+    pub status: u16,
+    /// What it means.
+    pub answer: Answer,
+    /// What the registry says, escaped, at most [`REFUSAL_TEXT_LENGTH_MAX`] characters; may be empty.
+    text: String,
+}
+
+/// The registry's `Docker-Content-Digest` is not that of the bytes it sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DigestHeaderError {
+    /// Another digest.
+    #[error("Docker-Content-Digest says {header}, but the bytes that came have {computed}")]
+    Differs {
+        /// What the header says.
+        header: Box<Digest>,
+        /// The digest of the bytes.
+        computed: Box<Digest>,
+    },
+    /// Not a digest.
+    #[error("Docker-Content-Digest is malformed: {0}")]
+    Malformed(#[from] DigestError),
+}
+
+impl DigestHeaderError {
+    /// [`Class::DigestHeader`] or [`Class::DigestSyntax`].
+    pub fn class(&self) -> Class {
+        match self {
+            DigestHeaderError::Differs { .. } => Class::DigestHeader,
+            DigestHeaderError::Malformed(_) => Class::DigestSyntax,
+        }
+    }
+}
+
+impl Answer {
+    /// The meaning of `head` as the answer to a request for `asked`.
+    pub fn of(asked: Asked, head: &ResponseHead) -> Answer {
+        match (head.status(), asked) {
+            (200, _) | (206, Asked::Blob) => Answer::Ok,
+            // A token service that redirects would have us carry credentials to where it likes.
+            (status, Asked::Ping | Asked::Manifest | Asked::Blob) if is_redirect(status) => {
+                Answer::Redirect
+            }
+            (401, Asked::Token) => Answer::Denied,
+            (401, _) => Answer::Challenge,
+            (403, _) => Answer::Denied,
+            (404, Asked::Ping | Asked::Manifest | Asked::Blob) => Answer::NotFound,
+            (416, Asked::Blob) => Answer::RangeRefused,
+            (429, _) => Answer::RateLimited { retry_after: RetryAfter::of(head) },
+            // 520 to 524: a content delivery network cannot reach the registry behind it.
+            (408 | 500 | 502..=504 | 520..=524, _) => {
+                Answer::Unavailable { retry_after: RetryAfter::of(head) }
+            }
+            _ => Answer::Refused,
+        }
+    }
+}
+
+impl RetryAfter {
+    /// The first `Retry-After` of `head`, if it is a number of seconds or an HTTP date.
+    pub fn of(head: &ResponseHead) -> Option<RetryAfter> {
+        RetryAfter::parse(head.get("retry-after")?)
+    }
+
+    fn parse(text: &str) -> Option<RetryAfter> {
+        let text = text.trim();
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            // More digits than fit mean "never", not "at once". A hundred years are never, and can be
+            // added to any time without overflow.
+            let seconds = text.parse().unwrap_or(u32::MAX);
+            return Some(RetryAfter::Delay(Duration::from_secs(seconds.into())));
+        }
+        httpdate::parse_http_date(text).ok().map(RetryAfter::At)
+    }
+
+    /// How long to wait, if it is `now`. Zero for a time that has passed.
+    pub fn delay(self, now: SystemTime) -> Duration {
+        match self {
+            RetryAfter::Delay(delay) => delay,
+            RetryAfter::At(time) => time.duration_since(now).unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for RetryAfter {
+    /// `in 30s`, `at 1994-11-06T08:49:37Z`: to be put behind "ask again".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RetryAfter::Delay(delay) => write!(f, "in {}", humantime::format_duration(*delay)),
+            RetryAfter::At(time) => write!(f, "at {}", humantime::format_rfc3339_seconds(*time)),
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal of `asked` by `head`, and by `body` or the beginning of it: up to
+    /// [`REFUSAL_BODY_SIZE_MAX`](crate::limits::REFUSAL_BODY_SIZE_MAX) bytes are worth reading.
+    pub fn new(asked: Asked, head: &ResponseHead, body: &[u8]) -> Refusal {
+        Refusal {
+            asked,
+            status: head.status(),
+            answer: Answer::of(asked, head),
+            text: shown_up_to(&what_it_says(body), REFUSAL_TEXT_LENGTH_MAX),
+        }
+    }
+
+    /// What kind of failure this is, for whoever cannot do better.
+    pub fn class(&self) -> Class {
+        match self.answer {
+            Answer::NotFound => Class::NotFound,
+            Answer::Challenge | Answer::Denied => Class::Auth,
+            Answer::RateLimited { .. } => Class::RateLimited,
+            Answer::Unavailable { .. } => Class::Http5xx,
+            Answer::RangeRefused => Class::Range,
+            Answer::Refused if self.asked == Asked::Token && is_redirect(self.status) => {
+                Class::RealmRefused
+            }
+            Answer::Ok | Answer::Redirect | Answer::Refused => Class::HttpStatus,
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status;
+        let meaning = match self.answer {
+            Answer::NotFound => match self.asked {
+                Asked::Ping => "there is no registry (no /v2/) at this address",
+                Asked::Manifest => "the registry has no such manifest",
+                Asked::Blob | Asked::Token => "the registry has no such blob",
+            },
+            Answer::Challenge => "the registry asks for credentials, or refused those sent",
+            Answer::Denied if self.asked == Asked::Token => "the token service refused access",
+            Answer::Denied => "the registry refused access",
+            Answer::RateLimited { .. } => "too many requests",
+            Answer::Unavailable { .. } => "the server cannot answer now",
+            Answer::RangeRefused => "the registry refused the range asked for",
+            Answer::Refused if self.class() == Class::RealmRefused => {
+                "the token service redirects, which is not followed with credentials at stake"
+            }
+            Answer::Ok | Answer::Redirect | Answer::Refused => "the server did not do as asked",
+        };
+        write!(f, "{meaning} (status {status})")?;
+        if let Answer::RateLimited { retry_after: Some(when) }
+        | Answer::Unavailable { retry_after: Some(when) } = self.answer
+        {
+            write!(f, ", to be asked again {when}")?;
+        }
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+    }
+}
+
+/// Checks the `Docker-Content-Digest` of a manifest that was asked for by tag (`requested` is `None`)
+/// against its bytes.
+///
+/// By digest, the header is not looked at: the bytes are checked against the digest asked for, and
+/// that is all there is to know. A digest by an algorithm that ringpull cannot compute says nothing.
+pub fn check_content_digest(
+    header: Option<&str>,
+    bytes: &[u8],
+    requested: Option<&Digest>,
+) -> Result<(), DigestHeaderError> {
+    let (Some(header), None) = (header, requested) else { return Ok(()) };
+    let header = match Digest::parse(header.trim()) {
+        Ok(digest) => digest,
+        Err(DigestError::Unsupported(_)) => return Ok(()),
+        Err(malformed) => return Err(malformed.into()),
+    };
+    let computed = Digest::of(header.algorithm(), bytes);
+    match computed == header {
+        true => Ok(()),
+        false => Err(DigestHeaderError::Differs {
+            header: Box::new(header),
+            computed: Box::new(computed),
+        }),
+    }
+}
+
+/// The registry's list of errors (`{"errors":[{"code":…,"message":…}]}`), what token services put in
+/// its place (`{"details":…}`, `{"error":…,"error_description":…}`), or else the text as it is.
+fn what_it_says(body: &[u8]) -> String {
+    let Ok(fields) = serde_json::from_slice::<RefusalFields>(body) else {
+        return String::from_utf8_lossy(body).trim().to_owned();
+    };
+    let listed = fields.errors.unwrap_or_default().into_iter().map(|error| {
+        [error.code, error.message].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    });
+    let others = [fields.error, fields.error_description, fields.details, fields.message];
+    let all: Vec<String> =
+        listed.chain(others.into_iter().flatten()).filter(|text| !text.is_empty()).collect();
+    match all.is_empty() {
+        true => String::from_utf8_lossy(body).trim().to_owned(),
+        false => all.join("; "),
+    }
+}
+
+#[derive(Deserialize)]
+struct RefusalFields {
+    errors: Option<Vec<ErrorFields>>,
+    error: Option<String>,
+    error_description: Option<String>,
+    details: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorFields {
+    code: Option<String>,
+    message: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Algorithm;
+
+    fn head(status: u16, fields: &str) -> ResponseHead {
+        let text = format!("HTTP/1.1 {status} x\r\n{fields}\r\n");
+        ResponseHead::parse(text.as_bytes()).unwrap().unwrap().1
+    }
+
+    #[test]
+    fn every_status_has_a_meaning_for_everything_asked() {
+        use Answer::*;
+        let unavailable = Unavailable { retry_after: None };
+        let limited = RateLimited { retry_after: None };
+        for (status, ping, manifest, blob, token) in [
+            (200, Ok, Ok, Ok, Ok),
+            (201, Refused, Refused, Refused, Refused),
+            (204, Refused, Refused, Refused, Refused),
+            (206, Refused, Refused, Ok, Refused),
+            (300, Refused, Refused, Refused, Refused),
+            (301, Redirect, Redirect, Redirect, Refused),
+            (302, Redirect, Redirect, Redirect, Refused),
+            (303, Redirect, Redirect, Redirect, Refused),
+            (304, Refused, Refused, Refused, Refused),
+            (305, Refused, Refused, Refused, Refused),
+            (307, Redirect, Redirect, Redirect, Refused),
+            (308, Redirect, Redirect, Redirect, Refused),
+            (400, Refused, Refused, Refused, Refused),
+            (401, Challenge, Challenge, Challenge, Denied),
+            (402, Refused, Refused, Refused, Refused),
+            (403, Denied, Denied, Denied, Denied),
+            (404, NotFound, NotFound, NotFound, Refused),
+            (405, Refused, Refused, Refused, Refused),
+            (407, Refused, Refused, Refused, Refused),
+            (408, unavailable, unavailable, unavailable, unavailable),
+            (410, Refused, Refused, Refused, Refused),
+            (416, Refused, Refused, RangeRefused, Refused),
+            (429, limited, limited, limited, limited),
+            (451, Refused, Refused, Refused, Refused),
+            (500, unavailable, unavailable, unavailable, unavailable),
+            (501, Refused, Refused, Refused, Refused),
+            (502, unavailable, unavailable, unavailable, unavailable),
+            (503, unavailable, unavailable, unavailable, unavailable),
+            (504, unavailable, unavailable, unavailable, unavailable),
+            (505, Refused, Refused, Refused, Refused),
+            (522, unavailable, unavailable, unavailable, unavailable),
+        ] {
+            let answers = [Asked::Ping, Asked::Manifest, Asked::Blob, Asked::Token]
+                .map(|asked| Answer::of(asked, &head(status, "")));
+            assert_eq!(answers, [ping, manifest, blob, token], "{status}");
+        }
+    }
+
+    #[track_caller]
+    fn check_class(asked: Asked, status: u16, expected: Class) {
+        assert_eq!(Refusal::new(asked, &head(status, ""), b"").class(), expected);
+    }
+
+    #[test]
+    fn refusals_have_a_class() {
+        check_class(Asked::Manifest, 404, Class::NotFound);
+        check_class(Asked::Manifest, 401, Class::Auth);
+        check_class(Asked::Token, 401, Class::Auth);
+        check_class(Asked::Blob, 403, Class::Auth);
+        check_class(Asked::Blob, 416, Class::Range);
+        check_class(Asked::Manifest, 429, Class::RateLimited);
+        check_class(Asked::Token, 503, Class::Http5xx);
+        check_class(Asked::Token, 302, Class::RealmRefused);
+        check_class(Asked::Token, 404, Class::HttpStatus);
+        check_class(Asked::Blob, 451, Class::HttpStatus);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let date = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let seconds = |seconds| Some(RetryAfter::Delay(Duration::from_secs(seconds)));
+        for (value, expected) in [
+            ("0", seconds(0)),
+            ("30", seconds(30)),
+            (" 30 ", seconds(30)),
+            ("4294967296", seconds(u32::MAX.into())),
+            ("99999999999999999999999", seconds(u32::MAX.into())),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(RetryAfter::At(date))),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(RetryAfter::At(date))),
+            ("Sun Nov  6 08:49:37 1994", Some(RetryAfter::At(date))),
+            ("", None),
+            ("+30", None),
+            ("-1", None),
+            ("1.5", None),
+            ("0x1e", None),
+            ("30 seconds", None),
+            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", None),
+            ("soon", None),
+        ] {
+            let head = head(429, &format!("Retry-After: {value}\r\n"));
+            let answer = Answer::of(Asked::Blob, &head);
+            assert_eq!(answer, Answer::RateLimited { retry_after: expected }, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_waited_for_and_never_backwards() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let at = |seconds| RetryAfter::At(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(1030).delay(now), Duration::from_secs(30));
+        assert_eq!(at(1000).delay(now), Duration::ZERO);
+        assert_eq!(at(10).delay(now), Duration::ZERO);
+        assert_eq!(RetryAfter::Delay(Duration::from_secs(7)).delay(now), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn the_ends_of_time_can_be_shown() {
+        for (value, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", "at 1970-01-01T00:00:00Z"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "at 9999-12-31T23:59:59Z"),
+            ("0", "in 0s"),
+            ("9999999999", "in 136years 1month 5days 19h 54m 39s"),
+        ] {
+            let shown = RetryAfter::parse(value).map(|when| when.to_string());
+            assert_eq!(shown.as_deref(), Some(expected));
+        }
+    }
+
+    #[track_caller]
+    fn check_text(status: u16, fields: &str, body: &str, expected: &str) {
+        let refusal = Refusal::new(Asked::Manifest, &head(status, fields), body.as_bytes());
+        assert_eq!(refusal.to_string(), expected);
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_registry_says() {
+        let none = "the registry has no such manifest (status 404)";
+        for (body, expected) in [
+            ("", ""),
+            (" \r\n", ""),
+            (
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"x"}}]}"#,
+                ": MANIFEST_UNKNOWN: manifest unknown",
+            ),
+            (
+                r#"{"errors":[{"code":"A","message":"a"},{"code":"B"},{"message":"c"},{}]}"#,
+                ": A: a; B; c",
+            ),
+            (r#"{"details":"incorrect username or password"}"#, ": incorrect username or password"),
+            (
+                r#"{"error":"invalid_grant","error_description":"expired"}"#,
+                ": invalid_grant; expired",
+            ),
+            (r#"{"message":"no"}"#, ": no"),
+            (r#"{"errors":[]}"#, r#": {\"errors\":[]}"#),
+            (r#"{"errors":"x"}"#, r#": {\"errors\":\"x\"}"#),
+            ("<html>gone</html>\n", ": <html>gone</html>"),
+            ("a\u{1b}[31mb\r\nc", ": a\\u{1b}[31mb\\r\\nc"),
+        ] {
+            check_text(404, "", body, &format!("{none}{expected}"));
+        }
+        check_text(
+            429,
+            "Retry-After: 90\r\n",
+            "",
+            "too many requests (status 429), to be asked again in 1m 30s",
+        );
+        check_text(
+            503,
+            "Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+            "busy",
+            "the server cannot answer now (status 503), to be asked again at 1994-11-06T08:49:37Z: busy",
+        );
+    }
+
+    #[test]
+    fn what_the_registry_says_is_cut() {
+        for body in ["\u{1b}".repeat(5000), "x".repeat(1 << 20), "\u{fffd}".repeat(5000)] {
+            let text = Refusal::new(Asked::Blob, &head(400, ""), body.as_bytes()).to_string();
+            assert!(text.chars().count() < REFUSAL_TEXT_LENGTH_MAX + 60, "{}", text.len());
+            assert!(text.ends_with('…') && !text.contains('\u{1b}'));
+        }
+        let bytes = [0xff; 100];
+        assert!(Refusal::new(Asked::Blob, &head(400, ""), &bytes).to_string().contains('\u{fffd}'));
+    }
+
+    #[test]
+    fn the_digest_header_must_not_contradict_the_bytes() {
+        let digest = |algorithm, bytes: &[u8]| Digest::of(algorithm, bytes).to_string();
+        let right = digest(Algorithm::Sha256, b"abc");
+        let right512 = digest(Algorithm::Sha512, b"abc");
+        let wrong = digest(Algorithm::Sha256, b"abd");
+        let wrong512 = digest(Algorithm::Sha512, b"abd");
+        let requested = Digest::of(Algorithm::Sha256, b"abc");
+        let rows: Vec<(Option<&str>, Option<&Digest>, Option<Class>)> = vec![
+            (None, None, None),
+            (Some(&right), None, None),
+            (Some(&right512), None, None),
+            (Some(&wrong), None, Some(Class::DigestHeader)),
+            (Some(&wrong512), None, Some(Class::DigestHeader)),
+            (Some("blake3:00"), None, None),
+            (Some("sha256:00"), None, Some(Class::DigestSyntax)),
+            (Some("x"), None, Some(Class::DigestSyntax)),
+            (Some(""), None, Some(Class::DigestSyntax)),
+            // Asked for by digest: not looked at.
+            (Some(&wrong), Some(&requested), None),
+            (Some("x"), Some(&requested), None),
+            (None, Some(&requested), None),
+        ];
+        for (header, requested, expected) in rows {
+            let error = check_content_digest(header, b"abc", requested).err();
+            assert_eq!(error.map(|error| error.class()), expected, "{header:?} {requested:?}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Files beneath a directory that is held open: no path of a store is ever resolved from the root
+//! of the file system twice, and none leads through a symbolic link.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::StoreError;
+
+/// Permissions a new directory or lock file is given, before the process's umask.
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
+
+/// A directory held open. Its path is used for messages only, except that of the store itself,
+/// which is opened once.
+///
+/// Names given to the methods come from the store's own code, never from a document: constants, and
+/// digits made from a [`crate::image::Digest`].
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens the directory that the user named, creating it and its parents where missing. With
+    /// `durable`, what was created survives a power cut.
+    ///
+    /// Parents may be symbolic links, as `/tmp` is on some systems; the directory itself may not.
+    pub(super) fn open_or_create(path: &Path, durable: bool) -> Result<Directory, StoreError> {
+        // `link/` and `link/.` would follow the link in spite of O_NOFOLLOW.
+        let path: PathBuf = path.components().collect();
+        match Directory::open(&path) {
+            Err(Errno::NOENT) => create_with_parents(&path, durable)?,
+            opened => return opened.map_err(|errno| not_a_directory(&path, errno)),
+        }
+        Directory::open(&path).map_err(|errno| not_a_directory(&path, errno))
+    }
+
+    fn open(path: &Path) -> Result<Directory, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+        Ok(Directory { fd, path: path.to_path_buf() })
+    }
+
+    /// The path, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory `relative`, or `None` if there is nothing.
+    pub(super) fn directory(&self, relative: &str) -> Result<Option<Directory>, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match open_beneath(self.fd.as_fd(), relative, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Directory { fd, path: self.path.join(relative) })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.failed("open", relative, errno)),
+        }
+    }
+
+    /// The directory `relative`, created where missing together with its parents.
+    pub(super) fn make_directory(&self, relative: &str) -> Result<Directory, StoreError> {
+        if let Some(directory) = self.directory(relative)? {
+            return Ok(directory);
+        }
+        // One component at a time: a parent that is a symbolic link must be seen before something
+        // is created behind it.
+        match relative.rsplit_once('/') {
+            Some((parent, name)) => self.make_directory(parent)?.make_child(name),
+            None => self.make_child(relative),
+        }
+    }
+
+    fn make_child(&self, name: &str) -> Result<Directory, StoreError> {
+        match rustix::fs::mkdirat(&self.fd, name, DIRECTORY_MODE) {
+            // Another process may have been faster.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.failed("create", name, errno)),
+        }
+        let made = self.directory(name)?;
+        made.ok_or_else(|| self.failed("open", name, Errno::NOENT))
+    }
+
+    /// Opens the regular file `relative` for reading, or `None` if there is nothing. Never waits
+    /// for the other end of a FIFO.
+    pub(super) fn file(&self, relative: &str) -> Result<Option<File>, StoreError> {
+        match open_beneath(self.fd.as_fd(), relative, OFlags::RDONLY, Mode::empty()) {
+            Ok(fd) => self.regular(relative, fd).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.failed("open", relative, errno)),
+        }
+    }
+
+    /// Opens the regular file `relative` for reading and appending, creating it where missing.
+    pub(super) fn file_to_append(&self, relative: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+        let opened = open_beneath(self.fd.as_fd(), relative, flags, Mode::from_raw_mode(0o666));
+        let fd = opened.map_err(|errno| self.failed("open", relative, errno))?;
+        self.regular(relative, fd)
+    }
+
+    /// Creates the file `name` for this user alone, or `None` if there is one already.
+    pub(super) fn create(&self, name: &str) -> Result<Option<File>, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match open_beneath(self.fd.as_fd(), name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::EXIST) => Ok(None),
+            Err(errno) => Err(self.failed("create", name, errno)),
+        }
+    }
+
+    /// Fails if there is something at `relative` that is not a regular file.
+    pub(super) fn expect_regular_or_nothing(&self, relative: &str) -> Result<(), StoreError> {
+        let (parent, name) = relative.rsplit_once('/').unwrap_or((".", relative));
+        let Some(parent) = self.directory(parent)? else {
+            return Ok(());
+        };
+        match rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Ok(()),
+                FileType::Symlink => Err(parent.unsafe_path(name, "a symbolic link")),
+                FileType::Directory => Err(parent.unsafe_path(name, "a directory")),
+                _ => Err(parent.unsafe_path(name, "not a regular file")),
+            },
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(parent.failed("look at", name, errno)),
+        }
+    }
+
+    /// Moves the file `name` to `new_name` in `target`, replacing what is there.
+    pub(super) fn rename(
+        &self,
+        name: &str,
+        target: &Directory,
+        new_name: &str,
+    ) -> Result<(), StoreError> {
+        rustix::fs::renameat(&self.fd, name, &target.fd, new_name)
+            .map_err(|errno| target.failed("replace", new_name, errno))
+    }
+
+    /// Removes the file `name`; `false` if there is none.
+    pub(super) fn remove(&self, name: &str) -> Result<bool, StoreError> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.failed("remove", name, errno)),
+        }
+    }
+
+    /// Waits until the names in this directory are on disk.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        retry_on_intr(|| rustix::fs::fsync(&self.fd))
+            .map_err(|errno| StoreError::io("sync", &self.path, errno))
+    }
+
+    /// The names in this directory, in no order, without `.` and `..`.
+    pub(super) fn names(&self) -> Result<Vec<OsString>, StoreError> {
+        let failed = |errno: Errno| StoreError::io("list", &self.path, errno);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Permissions for a file that everybody may read who may list this directory: nobody who is
+    /// kept out of a store should read its blobs, and nobody else should need to.
+    pub(super) fn mode_of_files(&self) -> Result<Mode, StoreError> {
+        let stat = rustix::fs::fstat(&self.fd)
+            .map_err(|errno| StoreError::io("look at", &self.path, errno))?;
+        let readers = Mode::from_raw_mode(stat.st_mode) & (Mode::RGRP | Mode::ROTH);
+        Ok(Mode::RUSR | Mode::WUSR | readers)
+    }
+
+    /// The bytes of this disk that nobody has taken, those kept for root included; `None` if the
+    /// file system does not say.
+    pub(super) fn space_left(&self) -> Option<u64> {
+        let disk = rustix::fs::fstatvfs(&self.fd).ok().filter(|disk| disk.f_blocks > 0)?;
+        Some(disk.f_bfree.saturating_mul(disk.f_frsize))
+    }
+
+    fn regular(&self, relative: &str, fd: OwnedFd) -> Result<File, StoreError> {
+        let file = File::from(fd);
+        let metadata = file
+            .metadata()
+            .map_err(|error| StoreError::io("look at", &self.path.join(relative), error))?;
+        let kind = metadata.file_type();
+        if kind.is_file() {
+            return Ok(file);
+        }
+        let found = match () {
+            () if kind.is_dir() => "a directory",
+            () if kind.is_fifo() => "a FIFO",
+            () => "not a regular file",
+        };
+        Err(self.unsafe_path(relative, found))
+    }
+
+    /// A failed call on `relative`. Beneath a store some errors mean that a path is not plain.
+    fn failed(&self, action: &'static str, relative: &str, errno: Errno) -> StoreError {
+        match errno {
+            Errno::LOOP => self.unsafe_path(relative, "a symbolic link, or behind one"),
+            Errno::NOTDIR => self.unsafe_path(relative, "not a directory, or not beneath one"),
+            Errno::ISDIR => self.unsafe_path(relative, "a directory"),
+            // Opening a socket, or a device without a driver.
+            Errno::NXIO => self.unsafe_path(relative, "not a regular file"),
+            errno => StoreError::io(action, &self.path.join(relative), errno),
+        }
+    }
+
+    pub(super) fn unsafe_path(&self, relative: &str, found: &'static str) -> StoreError {
+        StoreError::UnsafePath { path: self.path.join(relative), found }
+    }
+}
+
+/// What a file is by its numbers. Two equal stamps of one name mean that the file was not replaced,
+/// and not written to either: the change time cannot be set by a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Size in bytes.
+    pub(super) size: u64,
+    /// Inode number.
+    pub(super) inode: u64,
+    /// Time of the last write, in nanoseconds since 1970.
+    pub(super) modified: i128,
+    /// Time of the last change of content, name or permissions, in nanoseconds since 1970.
+    pub(super) changed: i128,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
+        let nanoseconds = |seconds: i64, rest: i64| {
+            i128::from(seconds).saturating_mul(1_000_000_000).saturating_add(i128::from(rest))
+        };
+        Stamp {
+            size: metadata.size(),
+            inode: metadata.ino(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Opens `relative`, a path without `..`, through no symbolic link. `O_NONBLOCK` is for FIFOs and
+/// means nothing to regular files.
+fn open_beneath(
+    directory: BorrowedFd<'_>,
+    relative: &str,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let opened = retry_on_intr(|| rustix::fs::openat2(directory, relative, flags, mode, resolve));
+    match opened {
+        // Before Linux 5.6, and in sandboxes that do not know the call and say EPERM. Where EPERM
+        // was meant, it comes again.
+        Err(Errno::NOSYS | Errno::PERM) => open_by_component(directory, relative, flags, mode),
+        opened => opened,
+    }
+}
+
+/// The same without openat2.
+fn open_by_component(
+    directory: BorrowedFd<'_>,
+    relative: &str,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let parent_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (parents, name) = match relative.rsplit_once('/') {
+        Some((parents, name)) => (Some(parents), name),
+        None => (None, relative),
+    };
+    let mut parent: Option<OwnedFd> = None;
+    for component in parents.into_iter().flat_map(|parents| parents.split('/')) {
+        let at = parent.as_ref().map_or(directory, OwnedFd::as_fd);
+        let opened =
+            retry_on_intr(|| rustix::fs::openat(at, component, parent_flags, Mode::empty()))?;
+        parent = Some(opened);
+    }
+    let at = parent.as_ref().map_or(directory, OwnedFd::as_fd);
+    retry_on_intr(|| rustix::fs::openat(at, name, flags, mode))
+}
+
+/// Creates `path` and its missing parents.
+fn create_with_parents(path: &Path, durable: bool) -> Result<(), StoreError> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|path| matches!(path.symlink_metadata(), Err(error) if is_not_found(&error)))
+        .collect();
+    std::fs::create_dir_all(path).map_err(|error| StoreError::io("create", path, error))?;
+    if durable {
+        for parent in missing.iter().filter_map(|path| path.parent()) {
+            // A parent that may be entered but not read cannot be synced; nothing is to be done.
+            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            if let Ok(parent) = File::open(here) {
+                parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_not_found(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+/// Why the store's own path could not be opened.
+fn not_a_directory(path: &Path, errno: Errno) -> StoreError {
+    // O_DIRECTORY with O_NOFOLLOW says ENOTDIR for a link, too.
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    match errno {
+        Errno::LOOP | Errno::NOTDIR if is_link => {
+            StoreError::UnsafePath { path: path.to_path_buf(), found: "a symbolic link" }
+        }
+        errno => StoreError::io("open", path, errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Opener = fn(BorrowedFd<'_>, &str, OFlags, Mode) -> Result<OwnedFd, Errno>;
+
+    /// Both ways to open must agree on what is plain and what is not.
+    #[test]
+    fn no_path_leads_through_a_symbolic_link() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("file"), "outside").unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        std::fs::write(path.join("a/b/file"), "inside").unwrap();
+        std::os::unix::fs::symlink(outside.path(), path.join("out")).unwrap();
+        std::os::unix::fs::symlink("a", path.join("in")).unwrap();
+        std::os::unix::fs::symlink("file", path.join("a/b/link")).unwrap();
+
+        let root = Directory::open_or_create(path, false).unwrap();
+        let openers: [(&str, Opener); 2] =
+            [("openat2", open_beneath), ("openat", open_by_component)];
+        for (name, open) in openers {
+            for (relative, expected) in [
+                ("a/b/file", None),
+                ("a/b", None),
+                ("a/b/none", Some(&[Errno::NOENT][..])),
+                ("none/file", Some(&[Errno::NOENT])),
+                ("a/b/file/x", Some(&[Errno::NOTDIR])),
+                ("out/file", Some(&[Errno::LOOP, Errno::NOTDIR])),
+                ("in/b/file", Some(&[Errno::LOOP, Errno::NOTDIR])),
+                ("a/b/link", Some(&[Errno::LOOP])),
+                ("out", Some(&[Errno::LOOP])),
+            ] {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
+                let opened = open(root.fd.as_fd(), relative, flags, Mode::empty()).err();
+                match expected {
+                    None => assert_eq!(opened, None, "{name} {relative}"),
+                    Some(errors) => {
+                        assert!(errors.contains(&opened.unwrap()), "{name} {relative} {opened:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_created_behind_a_symbolic_link() {
+        let outside = tempfile::tempdir().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), temporary.path().join("blobs")).unwrap();
+        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let error = root.make_directory("blobs/sha256").unwrap_err();
+        assert!(matches!(error, StoreError::UnsafePath { .. }), "{error}");
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn missing_parents_are_made() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b/c/");
+        let root = Directory::open_or_create(&path, true).unwrap();
+        assert!(root.names().unwrap().is_empty());
+        root.make_directory("x/y/z").unwrap();
+        assert_eq!(root.names().unwrap(), ["x"]);
+    }
+}

@@ -1,0 +1,112 @@
+//! The lock of a layout: held for one change of `index.json`, never while anything is fetched.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use super::directory::Directory;
+use super::{OWN_DIRECTORY, StoreError};
+use crate::limits::LOCK_PAUSE_MAX;
+
+/// The lock file within [`OWN_DIRECTORY`]. It is never removed: somebody might be waiting for it.
+const LOCK_FILE: &str = "lock";
+
+/// Longest process id that is read from the lock file, in digits.
+const PID_DIGITS_MAX: u64 = 10;
+
+/// The lock, held until this is dropped or the process ends. While it is held the file says which
+/// process holds it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock, trying for at most `timeout`.
+    ///
+    /// The kernel can wait for a lock only without a deadline, so this asks again and again, with
+    /// pauses that differ from process to process.
+    pub(super) fn acquire(root: &Directory, timeout: Duration) -> Result<Lock, StoreError> {
+        let directory = root.make_directory(OWN_DIRECTORY)?;
+        let path = directory.path().join(LOCK_FILE);
+        let file = directory.file_to_append(LOCK_FILE)?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => {
+                    return Err(StoreError::io("lock", &path, error));
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                let holder = holder(&directory);
+                return Err(StoreError::LockBusy { path, holder, waited: timeout });
+            }
+            std::thread::sleep(pause().min(left));
+        }
+        // For the message of those who wait. On a full disk they do without.
+        let _ = file.set_len(0);
+        let _ = write!(&file, "{}", std::process::id());
+        Ok(Lock { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.file.set_len(0);
+        // Closing would do, were it not that a child between fork and exec shares the open file.
+        let _ = self.file.unlock();
+    }
+}
+
+/// A tenth of the longest pause at least, at random.
+fn pause() -> Duration {
+    LOCK_PAUSE_MAX.mul_f64(0.1 + 0.9 * fastrand::f64())
+}
+
+/// The process that says it holds the lock.
+fn holder(directory: &Directory) -> Option<u32> {
+    let file = directory.file(LOCK_FILE).ok()??;
+    let mut text = String::new();
+    file.take(PID_DIGITS_MAX).read_to_string(&mut text).ok()?;
+    // `parse` alone would take "+5".
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_is_waited_for_and_names_its_holder() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let held = Lock::acquire(&root, Duration::ZERO).unwrap();
+
+        let start = Instant::now();
+        let bound = Duration::from_millis(50);
+        let error = Lock::acquire(&root, bound).unwrap_err();
+        assert!((bound..bound * 20).contains(&start.elapsed()), "{:?}", start.elapsed());
+        let StoreError::LockBusy { holder, .. } = error else { panic!("{error}") };
+        assert_eq!(holder, Some(std::process::id()));
+
+        drop(held);
+        drop(Lock::acquire(&root, Duration::ZERO).unwrap());
+        assert_eq!(std::fs::read(temporary.path().join(".ringpull/lock")).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_not_a_process_id_is_not_shown() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let own = root.make_directory(OWN_DIRECTORY).unwrap();
+        for (text, expected) in
+            [("4711", Some(4711)), ("", None), ("+5", None), ("x", None), ("99999999999", None)]
+        {
+            std::fs::write(temporary.path().join(".ringpull/lock"), text).unwrap();
+            assert_eq!(holder(&own), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! A blob on its way into the store.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::extents::Extents;
+use super::partial::Partial;
+use super::{Store, StoreError, blob_directory};
+use crate::image::{Descriptor, Digest, Hasher};
+use crate::limits::{HASH_BUFFER_SIZE, RESERVE_SIZE_MIN, WRITE_BACK_STEP};
+
+/// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
+///
+/// ```text
+/// Store::begin ──▶ write_at … write_at ──▶ commit      blobs/<algorithm>/<hex>
+///                    ▲           │
+///                    └──restart──┘         drop        nothing
+///
+///   bytes     0 ▒▒▒▒▒▒▒▒▒▒▒▒ hashed ▒▒▒▒▒▒▒ ……………… ▒▒▒▒▒▒▒ …… size
+///                                  └ behind ┘
+/// ```
+///
+/// Bytes that continue the hashed part are hashed by the thread that writes them, while they are
+/// warm in its cache. Bytes that came too early are read back from the page cache later, by
+/// [`catch_up`](BlobWriter::catch_up); or all hashing is left to a thread of its own, which
+/// [`follow`](BlobWriter::follow)s the writers. One thread at a time hashes, whoever it is.
+///
+/// Nothing is visible under `blobs/` before [`BlobWriter::commit`]. All methods block on the disk.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Store,
+    descriptor: Descriptor,
+    partial: Partial,
+    state: Mutex<State>,
+    /// Told when bytes were written or the writer was closed, for a thread that follows.
+    changed: Condvar,
+}
+
+/// What a write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How many of the bytes were not there before.
+    pub new: u64,
+    /// How many bytes are written and not hashed although all before them are: more than a few
+    /// buffers' worth are for [`BlobWriter::follow`].
+    pub behind: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    written: Extents,
+    /// Absent while a thread hashes.
+    hasher: Option<Hasher>,
+    /// Bytes hashed, from the first one on.
+    hashed: u64,
+    /// Bytes, from the first one on, that the kernel was told to write back.
+    handed_over: u64,
+    /// No more bytes will be written: whoever follows may go.
+    closed: bool,
+}
+
+impl State {
+    fn new(descriptor: &Descriptor) -> State {
+        State {
+            written: Extents::default(),
+            hasher: Some(descriptor.digest.algorithm().hasher()),
+            hashed: 0,
+            handed_over: 0,
+            closed: false,
+        }
+    }
+
+    /// Bytes that are written and could be hashed.
+    fn behind(&self) -> Range<u64> {
+        self.hashed..self.written.contiguous_from(self.hashed)
+    }
+}
+
+impl BlobWriter {
+    pub(super) fn begin(store: &Store, descriptor: &Descriptor) -> Result<BlobWriter, StoreError> {
+        let digest = &descriptor.digest;
+        let stem = format!("{}-{}", digest.algorithm().name(), digest.hex());
+        let writer = BlobWriter {
+            store: store.clone(),
+            descriptor: descriptor.clone(),
+            partial: Partial::create(store.partials()?, &stem)?,
+            state: Mutex::new(State::new(descriptor)),
+            changed: Condvar::new(),
+        };
+        writer.reserve()?;
+        Ok(writer)
+    }
+
+    /// Writes `bytes` at `offset` of the blob; what is there already stays as it is, for it may be
+    /// hashed already. No two threads may write the same bytes at once.
+    ///
+    /// After an error nothing of `bytes` counts as written.
+    ///
+    /// # Errors
+    /// [`StoreError::Size`] if the blob would get longer than its descriptor says; the disk's.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<Written, StoreError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > self.descriptor.size {
+            return Err(self.wrong_size(end));
+        }
+        let mut from = offset;
+        let mut new = 0;
+        while let Some(gap) = self.first_missing(from..end) {
+            let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
+            let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
+            self.partial.file().write_all_at(part, gap.start).map_err(|error| {
+                let missing = self.descriptor.size.saturating_sub(self.written());
+                self.partial.failed("write", error).needing(missing)
+            })?;
+            from = gap.end;
+            new += gap.end - gap.start;
+        }
+        let mut state = self.lock();
+        state.written.insert(offset..end);
+        if new == bytes.len() as u64
+            && state.hashed == offset
+            && let Some(mut hasher) = state.hasher.take()
+        {
+            drop(state);
+            hasher.update(bytes);
+            state = self.lock();
+            state.hashed = end;
+            state.hasher = Some(hasher);
+        }
+        let behind = state.behind();
+        drop(state);
+        self.changed.notify_all();
+        self.start_write_back();
+        Ok(Written { new, behind: behind.end - behind.start })
+    }
+
+    /// Appends to what is there without a gap.
+    ///
+    /// # Errors
+    /// As [`write_at`](BlobWriter::write_at).
+    pub fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = self.lock().written.contiguous_from(0);
+        self.write_at(end, bytes).map(|_| ())
+    }
+
+    /// Bytes written so far, wherever.
+    pub fn written(&self) -> u64 {
+        self.lock().written.size()
+    }
+
+    /// Bytes hashed so far, from the first one on.
+    pub fn hashed(&self) -> u64 {
+        self.lock().hashed
+    }
+
+    /// The first bytes within a range that are not written yet.
+    pub fn first_missing(&self, within: Range<u64>) -> Option<Range<u64>> {
+        self.lock().written.first_gap(within)
+    }
+
+    /// Hashes what was written and not hashed yet, as far as there is no gap, or waits until another
+    /// thread has done so; gives up once nobody writes any more.
+    ///
+    /// # Errors
+    /// The disk's, when bytes cannot be read back.
+    pub fn catch_up(&self) -> Result<(), StoreError> {
+        self.hash_while(|state| !state.closed && !state.behind().is_empty())
+    }
+
+    /// Hashes what is written, as it is written, until it is complete or nobody writes any more
+    /// ([`close`](BlobWriter::close)). For a thread that has nothing better to do: the writers then
+    /// need not hash.
+    ///
+    /// # Errors
+    /// As [`catch_up`](BlobWriter::catch_up).
+    pub fn follow(&self) -> Result<(), StoreError> {
+        let size = self.descriptor.size;
+        self.hash_while(|state| !state.closed && state.hashed < size)
+    }
+
+    /// Nobody writes any more, and nobody wants the blob: ends a [`follow`](BlobWriter::follow) and
+    /// a [`catch_up`](BlobWriter::catch_up), at once.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Takes the hasher, and hashes or waits for bytes, as long as `wanted`. A thread that has the
+    /// hasher is waited for: it may be one that has only a buffer to hash, and goes.
+    fn hash_while(&self, wanted: impl Fn(&State) -> bool) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        let mut hasher = loop {
+            if !wanted(&state) {
+                return Ok(());
+            }
+            match state.hasher.take() {
+                Some(hasher) => break hasher,
+                None => state = self.wait(state),
+            }
+        };
+        let mut buffer = vec![0; HASH_BUFFER_SIZE];
+        let mut outcome = Ok(());
+        while wanted(&state) && outcome.is_ok() {
+            let behind = state.behind();
+            if behind.is_empty() {
+                state = self.wait(state);
+                continue;
+            }
+            drop(state);
+            let length =
+                buffer.len().min(usize::try_from(behind.end - behind.start).unwrap_or(usize::MAX));
+            outcome = self.partial.file().read_exact_at(&mut buffer[..length], behind.start);
+            if outcome.is_ok() {
+                hasher.update(&buffer[..length]);
+            }
+            state = self.lock();
+            if outcome.is_ok() {
+                state.hashed += length as u64;
+            }
+        }
+        state.hasher = Some(hasher);
+        drop(state);
+        self.changed.notify_all();
+        outcome.map_err(|error| self.partial.failed("read back", error))
+    }
+
+    /// Forgets all that was written: the next byte is the blob's first. No other thread may be using
+    /// the writer.
+    ///
+    /// # Errors
+    /// The disk's. The writer is of no further use then.
+    pub fn restart(&self) -> Result<(), StoreError> {
+        self.partial.file().set_len(0).map_err(|error| self.partial.failed("truncate", error))?;
+        *self.lock() = State::new(&self.descriptor);
+        self.reserve()
+    }
+
+    /// Makes the blob visible, if it is what its descriptor says; otherwise it is removed.
+    ///
+    /// Another process may have committed the same blob: then this one takes its place.
+    ///
+    /// # Errors
+    /// [`StoreError::Size`] and [`StoreError::Digest`] for wrong bytes; the disk's.
+    pub fn commit(self) -> Result<(), StoreError> {
+        if self.written() != self.descriptor.size {
+            return Err(self.wrong_size(self.written()));
+        }
+        // Nobody else has the writer, so nobody can have the hasher; a thread that panicked with it
+        // leaves a blob that cannot be vouched for, and must not be waited for.
+        if self.lock().hasher.is_some() {
+            self.catch_up()?;
+        }
+        let BlobWriter { store, descriptor, partial, state, .. } = self;
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let got = match state.hasher {
+            Some(hasher) if state.hashed == descriptor.size => hasher.finish(),
+            _ => {
+                let (expected, got) = (descriptor.size, state.hashed);
+                return Err(StoreError::Size { digest: descriptor.digest, expected, got });
+            }
+        };
+        if got != descriptor.digest {
+            return Err(StoreError::Digest { expected: descriptor.digest, got: Box::new(got) });
+        }
+        store.publish(partial, &descriptor.digest)
+    }
+
+    /// Claims the space of a large blob, so that a full disk is found before the bytes are fetched.
+    fn reserve(&self) -> Result<(), StoreError> {
+        let size = self.descriptor.size;
+        if size < RESERVE_SIZE_MIN {
+            return Ok(());
+        }
+        let failed = |errno: Errno| self.partial.failed("reserve", errno.into()).needing(size);
+        // Asked first: a failing fallocate may fill the disk to the brim before it gives up.
+        if self.store.root().space_left().is_some_and(|left| left < size) {
+            return Err(failed(Errno::NOSPC));
+        }
+        let file = self.partial.file();
+        // KEEP_SIZE: the file's size stays what was really written.
+        match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+            // Not every file system can; there the writes will find out.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Lets the disk work while the network does, so that the fsync at the end has little left.
+    ///
+    /// `sync_file_range` would say it plainly but has no safe form. DONTNEED begins, and does not
+    /// wait, writing back the dirty pages of its range; from the cache it drops only pages that are
+    /// clean already, of which there are few so soon.
+    fn start_write_back(&self) {
+        let Some(step) = NonZeroU64::new(WRITE_BACK_STEP) else { return };
+        if !self.store.options().fsync {
+            return;
+        }
+        loop {
+            let mut state = self.lock();
+            let start = state.handed_over;
+            // Only what is hashed: the rest is to be read again, and had better stay.
+            if state.hashed.saturating_sub(start) < WRITE_BACK_STEP {
+                return;
+            }
+            state.handed_over = start.saturating_add(WRITE_BACK_STEP);
+            drop(state);
+            // Advice only: the fsync is what counts.
+            let _ = rustix::fs::fadvise(self.partial.file(), start, Some(step), Advice::DontNeed);
+        }
+    }
+
+    fn wrong_size(&self, got: u64) -> StoreError {
+        StoreError::Size { digest: self.descriptor.digest, expected: self.descriptor.size, got }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Gives a file whose bytes were verified the name of its digest.
+    fn publish(&self, partial: Partial, digest: &Digest) -> Result<(), StoreError> {
+        let durable = self.options().fsync;
+        partial.finish(self.root().mode_of_files()?, durable)?;
+        let directory = self.root().make_directory(blob_directory(digest.algorithm()))?;
+        let stamp = partial.publish(&directory, &digest.hex())?;
+        if durable {
+            directory.sync()?;
+            self.verified().note(self.root(), digest, &stamp);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::image::{Algorithm, MediaType};
+    use crate::store::Options;
+
+    const SIZE: usize = 3 * HASH_BUFFER_SIZE;
+
+    /// A writer of a blob, and its bytes.
+    fn writer() -> (tempfile::TempDir, BlobWriter, Vec<u8>) {
+        let temporary = tempfile::tempdir().unwrap();
+        let store = Store::open(temporary.path(), Options::default()).unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|index| (index / 7) as u8).collect();
+        let descriptor = Descriptor {
+            media_type: MediaType::new("application/octet-stream"),
+            digest: Digest::of(Algorithm::Sha256, &bytes),
+            size: bytes.len() as u64,
+        };
+        let writer = store.begin(&descriptor).unwrap();
+        (temporary, writer, bytes)
+    }
+
+    /// Long enough for another thread to begin to wait, nearly always.
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn only_bytes_that_were_not_there_are_new() {
+        let (_guard, writer, bytes) = writer();
+        let check = |range: Range<usize>, new, behind| {
+            let written = writer.write_at(range.start as u64, &bytes[range]).unwrap();
+            assert_eq!(written, Written { new, behind });
+        };
+        check(10..20, 10, 0);
+        check(30..40, 10, 0);
+        check(5..50, 25, 0);
+        check(0..50, 5, 50);
+        check(50..SIZE, SIZE as u64 - 50, SIZE as u64);
+        writer.commit().unwrap();
+    }
+
+    #[test]
+    fn who_follows_waits_for_a_writer_that_hashes() {
+        let (_guard, writer, bytes) = writer();
+        let hasher = writer.lock().hasher.take();
+        std::thread::scope(|scope| {
+            let follower = scope.spawn(|| writer.follow());
+            std::thread::sleep(MOMENT);
+            writer.lock().hasher = hasher;
+            // The last bytes first: their writer does not hash them.
+            writer.write_at(10, &bytes[10..]).unwrap();
+            writer.write_at(0, &bytes[..10]).unwrap();
+            follower.join().unwrap().unwrap();
+        });
+        assert_eq!(writer.hashed(), SIZE as u64);
+        writer.commit().unwrap();
+    }
+
+    #[test]
+    fn closing_ends_who_follows_whatever_he_waits_for() {
+        for hasher_is_taken in [false, true] {
+            let (_guard, writer, bytes) = writer();
+            writer.write(&bytes[..10]).unwrap();
+            let hasher = writer.lock().hasher.take();
+            if !hasher_is_taken {
+                writer.lock().hasher = hasher;
+            }
+            std::thread::scope(|scope| {
+                let follower = scope.spawn(|| writer.follow());
+                std::thread::sleep(MOMENT);
+                writer.close();
+                follower.join().unwrap().unwrap();
+            });
+            writer.follow().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_hasher_that_was_lost_is_not_waited_for() {
+        let (_guard, writer, bytes) = writer();
+        writer.write(&bytes).unwrap();
+        writer.lock().hasher = None;
+        assert!(matches!(writer.commit(), Err(StoreError::Size { .. })));
+    }
+}

@@ -1,0 +1,309 @@
+//! One contract, two engines: an owned buffer goes in, the owned buffer and a result come out.
+//!
+//! | | uring | epoll |
+//! |---|---|---|
+//! | a wait is | a linked pair of SQEs: the operation and its `LINK_TIMEOUT` | readiness, beside a timer |
+//! | the deadline is kept by | the kernel | the runtime's timer wheel |
+//! | runtime | tokio-uring, one thread | tokio current-thread, one thread |
+//!
+//! The contract, which `tests/engine.rs` holds both engines to:
+//!
+//! - At most one receive and one send (or connect) at a time are under way on a socket.
+//! - Bytes that arrived win over a deadline that passed; no byte is lost, none comes twice.
+//! - An operation whose deadline has passed already fails at once and receives nothing.
+//! - An operation that is dropped while under way makes its socket unusable: the kernel may still
+//!   have taken bytes. The socket is shut down, so that the peer sees the end.
+//! - A socket's descriptor is closed when nothing is in flight on it any more, and not before.
+//!
+//! Code above this module is the same for every engine: it takes a [`Connector`] and never asks.
+
+mod epoll;
+mod low_water;
+pub mod uring;
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Buffer, Deadline, Error};
+
+/// The engines that a user can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    /// io_uring with linked timeouts.
+    Uring,
+    /// Readiness and timers.
+    Epoll,
+}
+
+impl EngineKind {
+    /// Every engine, for tests that run once per engine.
+    pub const ALL: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Epoll];
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EngineKind::Uring => "uring",
+            EngineKind::Epoll => "epoll",
+        })
+    }
+}
+
+/// An engine and its single-threaded runtime. Belongs to the thread that started it.
+pub enum Engine {
+    /// See [`uring`].
+    Uring(uring::Engine),
+    /// Tokio's readiness, kept private: there is nothing to study in it.
+    #[doc(hidden)]
+    Epoll(epoll::Engine),
+}
+
+impl Engine {
+    /// Starts an engine on this thread, for at most `connections` sockets at once.
+    ///
+    /// # Errors
+    /// What the kernel answers when the ring or the epoll instance is made.
+    pub fn start(kind: EngineKind, connections: usize) -> io::Result<Engine> {
+        Ok(match kind {
+            EngineKind::Uring => Engine::Uring(uring::Engine::start(connections)?),
+            EngineKind::Epoll => Engine::Epoll(epoll::Engine::start()?),
+        })
+    }
+
+    /// Runs `main` and all that it spawns with `tokio::task::spawn_local`, until `main` ends.
+    /// What is still under way then is cancelled.
+    pub fn run<F: Future>(&self, main: F) -> F::Output {
+        match self {
+            Engine::Uring(engine) => engine.run(main),
+            Engine::Epoll(engine) => engine.run(main),
+        }
+    }
+
+    /// How many sockets there can be at once, where that is bounded: a ring may have had to be
+    /// smaller than was asked for.
+    pub fn sockets(&self) -> Option<usize> {
+        match self {
+            Engine::Uring(engine) => Some(engine.sockets()),
+            Engine::Epoll(_) => None,
+        }
+    }
+
+    /// Makes connections on this engine; use it inside [`run`](Engine::run).
+    pub fn connector(&self) -> Connector {
+        match self {
+            Engine::Uring(engine) => Connector::Uring(engine.connector()),
+            Engine::Epoll(_) => Connector::Epoll,
+        }
+    }
+}
+
+/// Makes connections on the engine it came from.
+#[derive(Clone)]
+pub enum Connector {
+    /// On io_uring.
+    Uring(uring::Connector),
+    /// On epoll.
+    Epoll,
+}
+
+impl Connector {
+    /// Connects to one address.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] at the deadline, [`Error::Io`] when the kernel or the peer refuses.
+    pub async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<Socket, Error> {
+        if deadline.remaining(Instant::now()).is_none() {
+            return Err(Error::expired(deadline));
+        }
+        let stream = match self {
+            Connector::Uring(connector) => {
+                Stream::Uring(connector.connect(address, deadline).await?)
+            }
+            Connector::Epoll => Stream::Epoll(epoll::Stream::connect(address, deadline).await?),
+        };
+        Ok(Socket {
+            stream,
+            receiving: Cell::default(),
+            sending: Cell::default(),
+            lost: Cell::default(),
+        })
+    }
+}
+
+/// A connected TCP socket.
+pub struct Socket {
+    stream: Stream,
+    /// A receive is under way.
+    receiving: Cell<bool>,
+    /// A send is under way.
+    sending: Cell<bool>,
+    /// An operation was dropped under way: nobody knows which bytes the kernel took.
+    lost: Cell<bool>,
+}
+
+enum Stream {
+    Uring(uring::Stream),
+    Epoll(epoll::Stream),
+}
+
+impl Socket {
+    /// Receives at least one byte behind those in `buffer`, which must have spare room. `Ok(0)` is
+    /// the peer's end of the stream.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] when no byte came before the deadline, [`Error::Io`] on a reset.
+    pub async fn recv(&self, buffer: Buffer, deadline: Deadline) -> (Result<usize, Error>, Buffer) {
+        let turn = match Turn::take(self, &self.receiving, deadline) {
+            Ok(turn) => turn,
+            Err(error) => return (Err(error), buffer),
+        };
+        let answer = match &self.stream {
+            Stream::Uring(stream) => stream.recv(buffer, deadline).await,
+            Stream::Epoll(stream) => stream.recv(buffer, deadline).await,
+        };
+        turn.end();
+        answer
+    }
+
+    /// Sends some of `bytes`, at least one, and returns how many.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] when nothing could be sent before the deadline, [`Error::Io`] on a reset.
+    pub async fn send(&self, bytes: Bytes, deadline: Deadline) -> (Result<usize, Error>, Bytes) {
+        let turn = match Turn::take(self, &self.sending, deadline) {
+            Ok(turn) => turn,
+            Err(error) => return (Err(error), bytes),
+        };
+        let answer = match &self.stream {
+            Stream::Uring(stream) => stream.send(bytes, deadline).await,
+            Stream::Epoll(stream) => stream.send(bytes, deadline).await,
+        };
+        turn.end();
+        answer
+    }
+
+    /// Sends all of `bytes`; the deadline is one for all of them.
+    ///
+    /// # Errors
+    /// As [`send`](Socket::send).
+    pub async fn send_all(&self, mut bytes: Bytes, deadline: Deadline) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let (sent, rest) = self.send(bytes, deadline).await;
+            bytes = rest;
+            let _ = bytes.split_to(sent?.min(bytes.len()));
+        }
+        Ok(())
+    }
+
+    /// Ends both directions now; what is in flight comes back. The descriptor is closed when the
+    /// socket is dropped and nothing is in flight any more.
+    pub fn shutdown(&self, how: Shutdown) {
+        match &self.stream {
+            Stream::Uring(stream) => stream.shutdown(how),
+            Stream::Epoll(stream) => stream.shutdown(how),
+        }
+    }
+
+    /// Lets a receive wait until `bytes` are there, and not return with fewer; 1 undoes that. With a
+    /// mark above 1, a deadline can pass although bytes came: see
+    /// [`has_bytes`](Socket::has_bytes). The end of the stream is not held back.
+    ///
+    /// # Errors
+    /// The kernel's; the mark is then what it was.
+    pub fn set_low_water(&self, bytes: usize) -> io::Result<()> {
+        match &self.stream {
+            Stream::Uring(stream) => stream.set_low_water(bytes),
+            Stream::Epoll(stream) => stream.set_low_water(bytes),
+        }
+    }
+
+    /// Whether bytes wait in the kernel, be they fewer than the mark. Never waits.
+    pub fn has_bytes(&self) -> bool {
+        let waiting = match &self.stream {
+            Stream::Uring(stream) => stream.waiting(),
+            Stream::Epoll(stream) => stream.waiting(),
+        };
+        waiting.is_ok_and(|count| count > 0)
+    }
+
+    /// Whether an idle connection may be used again: not lost, not closed by the peer, and no byte
+    /// waiting that nobody asked for (response queue poisoning). Never waits.
+    pub fn is_quiet(&self) -> bool {
+        !self.lost.get()
+            && match &self.stream {
+                Stream::Uring(stream) => stream.is_quiet(),
+                Stream::Epoll(stream) => stream.is_quiet(),
+            }
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// `ENOTCONN` once the peer has reset the connection.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        match &self.stream {
+            Stream::Uring(stream) => stream.peer_address(),
+            Stream::Epoll(stream) => stream.peer_address(),
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("peer", &self.peer_address().ok()).finish_non_exhaustive()
+    }
+}
+
+/// The right to run one operation in one direction of a socket. Dropped before its
+/// [`end`](Turn::end), that is when the operation's future was dropped under way, it takes the
+/// socket out of use.
+struct Turn<'a> {
+    socket: &'a Socket,
+    busy: &'a Cell<bool>,
+}
+
+impl<'a> Turn<'a> {
+    fn take(
+        socket: &'a Socket,
+        busy: &'a Cell<bool>,
+        deadline: Deadline,
+    ) -> Result<Turn<'a>, Error> {
+        if socket.lost.get() {
+            return Err(Error::Broken("the socket was used after an operation on it was dropped"));
+        }
+        if busy.get() {
+            return Err(Error::Broken("two operations in one direction of a socket"));
+        }
+        if deadline.remaining(Instant::now()).is_none() {
+            return Err(Error::expired(deadline));
+        }
+        busy.set(true);
+        Ok(Turn { socket, busy })
+    }
+
+    fn end(self) {
+        self.busy.set(false);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.socket.lost.set(true);
+        self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// Whether a socket without bytes expected has none, and is open: one `MSG_PEEK` that never waits.
+fn has_nothing_to_say(socket: impl std::os::fd::AsFd) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    let mut byte = [0; 1];
+    let peeked = recv(&socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(peeked.map(|(_, length)| length), Err(rustix::io::Errno::AGAIN))
+}

@@ -1,0 +1,552 @@
+//! The io_uring engine: every connect, send and recv is a pair of linked SQEs, so that the kernel
+//! itself ends each wait.
+//!
+//! ```text
+//!   submission queue:   … [ RECV | IOSQE_IO_LINK ] [ LINK_TIMEOUT, absolute ] …
+//!                              │                        │
+//!   completion queue:     n bytes  -ECANCELED      data first (either order; -ENOENT when it races)
+//!                        -ECANCELED  -ETIME        the deadline passed (either order)
+//!                            n bytes  -ETIME       both at once: the bytes count
+//!                         (nothing)   -EINVAL      the pair was split: must never happen
+//! ```
+//!
+//! - The operation's completion alone decides the outcome (`pair::Pair`).
+//! - **A pair is never split.** tokio-uring queues the two entries by two calls; a full queue would
+//!   be flushed between them, and the operation would then wait for ever. So the ring has
+//!   `SQES_PER_SOCKET` entries for every socket that may exist, and a socket can queue no more.
+//! - What the kernel may touch (socket, buffer, address, timespec) is owned by the operation. When
+//!   its future is dropped, tokio-uring keeps that data until the completion has come; the socket
+//!   is shut down at once so that it comes soon. A descriptor can therefore not be closed, and its
+//!   number not be used again, while an entry names it.
+//! - An engine that ends first waits until nothing is in flight ([`Engine`]'s `Drop`): tokio-uring
+//!   0.5 frees the data of dropped operations when its driver goes, before it cancels them.
+//! - Timeouts are absolute, so an entry that waits in the queue has a running clock. Should an
+//!   `io_uring_enter` fail, the next turn of the runtime submits what is still queued, and
+//!   the watch (`Ring::end_overdue`) makes sure that there is one within a second; should the kernel
+//!   never answer, it ends the connection itself.
+//!
+//! This module and its children are the only place with `unsafe`; each block says why it holds.
+#![allow(unsafe_code)]
+
+mod pair;
+mod self_test;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use io_uring::{opcode, types};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::super::{Buffer, Deadline, Error, Phase};
+use pair::{Lane, Outcome, Pair};
+
+pub use self_test::{Ability, Operation, features, self_test, self_test_for, switch};
+
+/// Entries that one socket can have queued: a pair for receiving and one for sending.
+const SQES_PER_SOCKET: usize = 4;
+
+/// Fewest sockets a ring is made for, if the kernel lets us have no larger one.
+const SOCKETS_MIN: usize = 4;
+
+/// How often a ring is tried while there is no memory for it.
+const MEMORY_TRIES: u32 = 6;
+
+/// How long memory is waited for between two tries.
+const MEMORY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often the runtime wakes to look after operations that the kernel forgot.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after its deadline an operation must have completed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the engine counted since it started. For `-v` and for tests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Linked pairs submitted.
+    pub pairs: u64,
+    /// Operations that the kernel ended at their deadline.
+    pub expired: u64,
+    /// Operations that completed although their timeout had fired too.
+    pub raced: u64,
+    /// Operations whose future was dropped under way.
+    pub dropped: u64,
+    /// Timeouts answered with `-EINVAL`: a pair was split. Always 0.
+    pub split: u64,
+    /// Operations that the kernel did not answer two seconds after their deadline. Always 0.
+    pub overdue: u64,
+}
+
+/// tokio-uring's runtime on a ring of the right size.
+pub struct Engine {
+    runtime: ManuallyDrop<tokio_uring::Runtime>,
+    ring: Rc<Ring>,
+    shape: Shape,
+}
+
+/// Whether COOP_TASKRUN (kernel 5.19) is there, which spares an interrupt for each completion.
+///
+/// Asked before a runtime is made: tokio-uring 0.5 leaks the four descriptors of one whose ring is
+/// refused. The kernel looks at the flags before anything else, so the answer is about them.
+fn knows_coop_taskrun() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let ring: io::Result<io_uring::IoUring> =
+            io_uring::IoUring::builder().setup_coop_taskrun().build(1);
+        !ring.is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+    })
+}
+
+/// Makes a ring again while there is no memory for it: that of rings which are gone is given back
+/// late, by a worker of the kernel.
+fn patiently<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..MEMORY_TRIES {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                std::thread::sleep(MEMORY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    make()
+}
+
+/// What kind of ring an engine runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Sockets that the ring has entries for: all that were asked for, or as many as there was
+    /// memory for.
+    pub sockets: usize,
+    /// With COOP_TASKRUN: completions do not interrupt the thread.
+    pub cooperative: bool,
+}
+
+/// What all sockets of a ring share.
+struct Ring {
+    /// One permit for each socket the ring has entries for.
+    sockets: Arc<Semaphore>,
+    /// Every socket that may have something in flight, for the watch.
+    open: RefCell<Vec<Weak<File>>>,
+    counters: Cell<Counters>,
+    /// Entries in flight: each operation and each timeout counts as one.
+    in_flight: Cell<usize>,
+    /// Told when nothing is in flight any more.
+    idle: Notify,
+    /// The engine ends: no operation may start.
+    ending: Cell<bool>,
+    /// Whether receives can be told to wait for readiness before they look (kernel 5.19). Without
+    /// that a low-water mark means nothing to them.
+    poll_first: Cell<bool>,
+}
+
+impl Ring {
+    fn count(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// Ends the connections whose operations the kernel should have completed long ago: the last
+    /// line of defence against a wait without an end.
+    fn end_overdue(&self, now: Instant) {
+        self.open.borrow_mut().retain(|file| {
+            let Some(file) = file.upgrade() else { return false };
+            for waiting in [&file.receiving, &file.sending] {
+                if waiting.get().is_some_and(|deadline| now > deadline + GRACE) {
+                    waiting.set(None);
+                    self.count(|counters| counters.overdue += 1);
+                    file.shutdown(Shutdown::Both);
+                }
+            }
+            true
+        });
+    }
+
+    /// Ends every connection and waits until nothing is in flight.
+    async fn drain(&self) {
+        self.ending.set(true);
+        for file in self.open.borrow().iter().filter_map(Weak::upgrade) {
+            file.shutdown(Shutdown::Both);
+        }
+        while self.in_flight.get() > 0 {
+            self.idle.notified().await;
+        }
+    }
+}
+
+/// Counts an entry in flight for as long as it lives: with the data of the operation, until its
+/// completion has come.
+struct InFlight(Rc<Ring>);
+
+impl InFlight {
+    fn new(ring: &Rc<Ring>) -> InFlight {
+        ring.in_flight.set(ring.in_flight.get() + 1);
+        InFlight(Rc::clone(ring))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+impl Engine {
+    /// Starts a runtime whose ring has entries for `connections` sockets, or for fewer if the
+    /// kernel has no memory for such a ring (`RLIMIT_MEMLOCK`, memory cgroups).
+    ///
+    /// # Errors
+    /// What `io_uring_setup(2)` answers.
+    pub fn start(connections: usize) -> io::Result<Engine> {
+        let mut sockets = connections.max(SOCKETS_MIN).next_power_of_two();
+        loop {
+            match Engine::start_with(sockets) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::OutOfMemory && sockets > SOCKETS_MIN =>
+                {
+                    sockets /= 2;
+                }
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    return patiently(|| Engine::start_with(sockets));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether `threads` engines for `connections` sockets each can be there at once, if need be on
+    /// smaller rings. Only their rings are made.
+    fn fit(threads: usize, connections: usize) -> io::Result<()> {
+        let mut rings = Vec::with_capacity(threads);
+        let mut sockets = connections.max(SOCKETS_MIN).next_power_of_two();
+        while rings.len() < threads {
+            let entries = u32::try_from(sockets * SQES_PER_SOCKET)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            match io_uring::IoUring::new(entries) {
+                Ok(ring) => rings.push(ring),
+                Err(error) if error.kind() != io::ErrorKind::OutOfMemory => return Err(error),
+                Err(_) if sockets > SOCKETS_MIN => sockets /= 2,
+                Err(_) => rings.push(patiently(|| io_uring::IoUring::new(entries))?),
+            }
+        }
+        Ok(())
+    }
+
+    fn start_with(sockets: usize) -> io::Result<Engine> {
+        let entries = u32::try_from(sockets * SQES_PER_SOCKET)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let cooperative = knows_coop_taskrun();
+        let mut ring_builder = tokio_uring::uring_builder();
+        if cooperative {
+            ring_builder.setup_coop_taskrun();
+        }
+        let mut builder = tokio_uring::builder();
+        builder.entries(entries);
+        let runtime = tokio_uring::Runtime::new(builder.uring_builder(&ring_builder))?;
+        let ring = Rc::new(Ring {
+            sockets: Arc::new(Semaphore::new(sockets)),
+            open: RefCell::default(),
+            counters: Cell::default(),
+            in_flight: Cell::default(),
+            idle: Notify::new(),
+            ending: Cell::default(),
+            poll_first: Cell::new(true),
+        });
+        let shape = Shape { sockets, cooperative };
+        Ok(Engine { runtime: ManuallyDrop::new(runtime), ring, shape })
+    }
+
+    /// What kind of ring the kernel gave us.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn run<F: Future>(&self, main: F) -> F::Output {
+        let ring = Rc::clone(&self.ring);
+        self.runtime.block_on(async move {
+            let watch = tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(WATCH_INTERVAL).await;
+                    ring.end_overdue(Instant::now());
+                }
+            });
+            let output = main.await;
+            watch.abort();
+            output
+        })
+    }
+
+    /// How many sockets the ring has entries for.
+    pub(super) fn sockets(&self) -> usize {
+        self.shape.sockets
+    }
+
+    pub(super) fn connector(&self) -> Connector {
+        Connector { ring: Rc::clone(&self.ring) }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let ring = &self.ring;
+        let drained =
+            self.runtime.block_on(async { tokio::time::timeout(GRACE, ring.drain()).await });
+        if drained.is_ok() {
+            // SAFETY: the runtime is not used after this; `drop` runs once.
+            unsafe { ManuallyDrop::drop(&mut self.runtime) }
+        }
+        // Otherwise the kernel still holds buffers that the driver would free: leak them. This
+        // takes a kernel that does not complete an operation on a socket that was shut down.
+    }
+}
+
+/// Makes connections on the ring.
+#[derive(Clone)]
+pub struct Connector {
+    ring: Rc<Ring>,
+}
+
+impl Connector {
+    /// What the engine counted so far.
+    pub fn counters(&self) -> Counters {
+        self.ring.counters.get()
+    }
+
+    pub(super) async fn connect(
+        &self,
+        address: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<Stream, Error> {
+        let failed = |error| Error::io(Phase::Connect, error);
+        if self.ring.ending.get() {
+            return Err(Error::Broken("the engine has ended"));
+        }
+        let slot = Arc::clone(&self.ring.sockets).acquire_owned();
+        let Ok(slot) = tokio::time::timeout_at(deadline.at.into(), slot).await else {
+            return Err(Error::expired(deadline));
+        };
+        let slot = slot.map_err(|_| Error::Broken("the ring was closed"))?;
+        // Blocking, so that io_uring waits for readiness itself: a non-blocking socket would have
+        // it answer EAGAIN at once. Nothing here ever makes a blocking call on it.
+        let socket =
+            socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+                .map_err(failed)?;
+        socket.set_tcp_nodelay(true).map_err(failed)?;
+        let file = Rc::new(File {
+            socket,
+            receiving: Cell::default(),
+            sending: Cell::default(),
+            low_water: Cell::new(1),
+            _slot: slot,
+        });
+        self.ring.open.borrow_mut().push(Rc::downgrade(&file));
+        let stream = Stream { file, ring: Rc::clone(&self.ring) };
+        stream.connect(address, deadline).await?;
+        Ok(stream)
+    }
+}
+
+/// A socket, and its share of the ring. Every operation in flight owns a reference, so it is
+/// closed, and its share given back, when the last of them has completed.
+struct File {
+    socket: socket2::Socket,
+    /// The deadline of the receive in flight.
+    receiving: Cell<Option<Instant>>,
+    /// The deadline of the send or connect in flight.
+    sending: Cell<Option<Instant>>,
+    /// `SO_RCVLOWAT`, in bytes.
+    low_water: Cell<usize>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl File {
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.socket.as_raw_fd())
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        // Fails only on a socket that has no peer (any more), which is as well. It ends a connect
+        // in flight too: Linux disconnects a socket in SYN-SENT.
+        let _ = self.socket.shutdown(how);
+    }
+}
+
+/// A connected socket on the ring.
+pub struct Stream {
+    file: Rc<File>,
+    ring: Rc<Ring>,
+}
+
+impl Stream {
+    async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<(), Error> {
+        let target = Box::new(SockAddr::from(address));
+        let entry =
+            opcode::Connect::new(self.file.fd(), target.as_ptr().cast(), target.len()).build();
+        // A connect whose future is dropped must not go on: the socket is of no use to anyone.
+        let abandon = ShutdownOnDrop(&self.file);
+        // SAFETY: the entry points to the address, which is boxed and stored with the operation,
+        // and names the socket, to which the operation holds a reference.
+        let pair = unsafe { Pair::submit(self, Lane::Send, target, entry, deadline.at) };
+        let (outcome, _target) = pair.await;
+        std::mem::forget(abandon);
+        match outcome {
+            Outcome::Completed(_) => Ok(()),
+            other => Err(other.into_error(deadline)),
+        }
+    }
+
+    pub(super) async fn recv(
+        &self,
+        mut buffer: Buffer,
+        deadline: Deadline,
+    ) -> (Result<usize, Error>, Buffer) {
+        loop {
+            let by_mark = self.file.low_water.get() > 1 && self.ring.poll_first.get();
+            let outcome;
+            (outcome, buffer) = match by_mark {
+                true => self.recv_at_the_mark(buffer, deadline).await,
+                false => self.recv_what_is_there(buffer, deadline).await,
+            };
+            match outcome {
+                Outcome::Completed(count) => {
+                    buffer.advance(count);
+                    return (Ok(count), buffer);
+                }
+                Outcome::Interrupted if deadline.remaining(Instant::now()).is_some() => {}
+                // A kernel before 5.19 does not know the flag.
+                Outcome::Failed(error) if by_mark && is_invalid(&error) => {
+                    self.ring.poll_first.set(false);
+                }
+                other => return (Err(other.into_error(deadline)), buffer),
+            }
+        }
+    }
+
+    /// A receive that looks first, and waits only if there is nothing.
+    async fn recv_what_is_there(
+        &self,
+        mut buffer: Buffer,
+        deadline: Deadline,
+    ) -> (Outcome, Buffer) {
+        let spare = buffer.spare();
+        let length = u32::try_from(spare.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Recv::new(self.file.fd(), spare.as_mut_ptr(), length).build();
+        // SAFETY: the entry points to the spare part of the buffer, whose storage is on the heap,
+        // does not move with it, and is stored with the operation; it names the socket, to which
+        // the operation holds a reference.
+        unsafe { Pair::submit(self, Lane::Receive, buffer, entry, deadline.at) }.await
+    }
+
+    /// A receive that waits for readiness first, which is where the kernel minds the mark.
+    async fn recv_at_the_mark(&self, mut buffer: Buffer, deadline: Deadline) -> (Outcome, Buffer) {
+        let mut message = Message::new(buffer.spare());
+        let entry = opcode::RecvMsg::new(self.file.fd(), message.header())
+            .ioprio(RECVSEND_POLL_FIRST)
+            .build();
+        // SAFETY: the entry points to the header, which points to the vector, which points to the
+        // spare part of the buffer. Header and vector are in one box, the buffer's storage is on the
+        // heap; both are stored with the operation, and neither moves with its owner. The entry
+        // names the socket, to which the operation holds a reference.
+        let pair =
+            unsafe { Pair::submit(self, Lane::Receive, (buffer, message), entry, deadline.at) };
+        let (outcome, (buffer, _message)) = pair.await;
+        (outcome, buffer)
+    }
+
+    pub(super) async fn send(
+        &self,
+        mut bytes: Bytes,
+        deadline: Deadline,
+    ) -> (Result<usize, Error>, Bytes) {
+        loop {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let entry = opcode::Send::new(self.file.fd(), bytes.as_ptr(), length)
+                .flags(rustix::net::SendFlags::NOSIGNAL.bits().cast_signed())
+                .build();
+            // SAFETY: the entry points to the bytes, which are on the heap or static, immutable,
+            // and stored with the operation; it names the socket, to which the operation holds a
+            // reference.
+            let pair = unsafe { Pair::submit(self, Lane::Send, bytes, entry, deadline.at) };
+            let (outcome, returned) = pair.await;
+            bytes = returned;
+            match outcome {
+                Outcome::Completed(count) => return (Ok(count), bytes),
+                Outcome::Interrupted if deadline.remaining(Instant::now()).is_some() => {}
+                other => return (Err(other.into_error(deadline)), bytes),
+            }
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        self.file.shutdown(how);
+    }
+
+    pub(super) fn set_low_water(&self, bytes: usize) -> io::Result<()> {
+        super::low_water::set(&self.file.socket, bytes)?;
+        self.file.low_water.set(bytes);
+        Ok(())
+    }
+
+    pub(super) fn waiting(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.file.socket)?)
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        super::has_nothing_to_say(&self.file.socket)
+    }
+
+    pub(super) fn peer_address(&self) -> io::Result<SocketAddr> {
+        let address = self.file.socket.peer_addr()?;
+        address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    }
+}
+
+/// `IORING_RECVSEND_POLL_FIRST` (io_uring_enter(2)).
+const RECVSEND_POLL_FIRST: u16 = 1;
+
+fn is_invalid(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::INVAL)
+}
+
+/// What recvmsg(2) takes for one piece of memory: a header that points to a vector of one, side by
+/// side on the heap.
+struct Message(Box<(libc::msghdr, libc::iovec)>);
+
+impl Message {
+    fn new(memory: &mut [u8]) -> Message {
+        let vector = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
+        // SAFETY: a header of zeros and null pointers is a valid one, without name, vector and
+        // control data.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut both = Box::new((header, vector));
+        both.0.msg_iov = &raw mut both.1;
+        both.0.msg_iovlen = 1;
+        Message(both)
+    }
+
+    fn header(&mut self) -> *mut libc::msghdr {
+        &raw mut self.0.0
+    }
+}
+
+/// Shuts a socket down when it is dropped.
+struct ShutdownOnDrop<'a>(&'a File);
+
+impl Drop for ShutdownOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,27 @@
+//! Byte streams with deadlines.
+//!
+//! ```text
+//!   connection   one peer: plain or TLS, bytes in order, every wait with a deadline
+//!       │
+//!      tls       rustls driven sans-IO: ciphertext in, plaintext and ciphertext out
+//!       │
+//!    engine      owned buffer in, owned buffer and result out: uring | epoll
+//! ```
+//!
+//! Knows no HTTP. Which engine is used is decided once, by [`probe`], and no code above
+//! [`engine`] can tell.
+
+pub mod buffer;
+pub mod connection;
+pub mod deadline;
+pub mod engine;
+pub mod error;
+pub mod probe;
+pub mod resolve;
+pub mod tls;
+
+pub use buffer::Buffer;
+pub use connection::{Connection, Fill};
+pub use deadline::{Deadline, Phase};
+pub use engine::{Connector, Engine, EngineKind, Socket};
+pub use error::Error;

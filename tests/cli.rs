@@ -1,0 +1,456 @@
+//! The command line: what it refuses and how it says so, what it prints and what never.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "helpers of tests are tests, which clippy.toml cannot know"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use ringpull::demo::{
+    Action, Auth, Bearer, BlobRedirect, Credentials, Format, Image, Index, Kind, Options, Platform,
+    Registry, Rule, Script,
+};
+use serde_json::Value;
+use support::layout::Layout;
+use support::process::{Outcome, ringpull, run};
+use support::ringpull::{engines, write_authfile};
+use support::tools::text;
+use tempfile::TempDir;
+
+static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::generate(1, &[64 << 10, 8 << 10]));
+
+type Environment<'a> = &'a [(&'a str, &'a str)];
+
+/// Runs `ringpull pull` with these arguments and variables, and no retries.
+fn pull(arguments: &[&str], environment: Environment<'_>) -> Outcome {
+    let mut command = ringpull(&[&["pull"], arguments].concat());
+    command.env("RINGPULL_RETRIES", "0").envs(environment.iter().copied());
+    run(command)
+}
+
+/// A registry with the image as `demo:latest`, and a place to pull to.
+struct World {
+    registry: Registry,
+    directory: TempDir,
+}
+
+impl World {
+    fn new(options: Options) -> World {
+        let registry = Registry::start(options).unwrap();
+        registry.add("demo", "latest", &IMAGE);
+        World { registry, directory: TempDir::new().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::open(&self.path("out"))
+    }
+
+    fn pull(&self, arguments: &[&str], environment: Environment<'_>) -> Outcome {
+        let reference = self.registry.reference("demo", "latest");
+        let destination = self.layout().reference("latest");
+        pull(&[arguments, &[&reference, &destination]].concat(), environment)
+    }
+}
+
+// --- what is refused -----------------------------------------------------------------------------
+
+/// Exit code 2, nothing on stdout, and an error that has all of `texts`: the thing, and the way out.
+#[track_caller]
+fn check_refused(arguments: &[&str], environment: Environment<'_>, texts: &[&str]) {
+    let outcome = pull(arguments, environment);
+    assert_eq!((outcome.code, &outcome.stdout[..]), (2, ""), "{}", outcome.all);
+    for text in texts {
+        assert!(outcome.stderr.contains(text), "`{text}` is not in: {}", outcome.all);
+    }
+    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.all);
+    assert!(outcome.stderr.lines().count() <= 8, "more than one reads: {}", outcome.all);
+}
+
+/// The same, and the one line is ours.
+#[track_caller]
+fn check_usage(arguments: &[&str], environment: Environment<'_>, texts: &[&str]) {
+    check_refused(arguments, environment, texts);
+    let outcome = pull(arguments, environment);
+    outcome.expect_failure(2, "usage", "");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.all);
+}
+
+#[test]
+fn bad_references_are_named_with_the_way_out() {
+    for (reference, texts) in [
+        ("", &["is empty", "alpine:3.20"][..]),
+        ("Alpine", &["`Alpine` has upper case letters", "write `alpine`"]),
+        ("https://ghcr.io/a/b", &["`https://`", "write `ghcr.io/a/b`"]),
+        ("docker://alpine", &["`docker://`", "write `alpine`"]),
+        ("alpine:", &["the tag of `alpine:` is empty", "alpine:TAG"]),
+        ("alpine:-x", &["tag `-x`", "letters, digits"]),
+        (":latest", &["`:latest` has no name", "NAME[:TAG]"]),
+        ("alpine@sha256:12", &["digest `sha256:12`", "64 lowercase hexadecimal digits"]),
+        (
+            "alpine@md5:d41d8cd98f00b204e9800998ecf8427e",
+            &["md5", "sha256 and sha512 are supported"],
+        ),
+        ("alpine@latest", &["digest `latest`", "sha256:<64 hexadecimal digits>"]),
+        ("ghcr.io/", &["ghcr.io", "NAME"]),
+        ("a//b", &["malformed", "between slashes"]),
+        ("host:99999/a", &["host:99999"]),
+        ("../../etc/passwd", &["registry `..` is not a host"]),
+        ("a/../b", &["`..` in repository `a/../b` is malformed"]),
+        ("user:canary@host:5000/a", &["`USER:PASSWORD@`", "write `host:5000/a`", "--authfile"]),
+    ] {
+        check_usage(&[reference, "oci:/nonexistent/x"], &[], texts);
+    }
+    let long = "a/".repeat(200) + "b";
+    check_usage(&[&long], &[], &["at most 255 are allowed"]);
+}
+
+#[test]
+fn bad_values_are_named_with_the_way_out() {
+    const FORM: &str = "60s, 500ms or 1m";
+    for (arguments, texts) in [
+        (&["--recv-timeout", "fast"][..], &["'fast'", "--recv-timeout", FORM][..]),
+        (&["--recv-timeout", "60"], &["'60'", "--recv-timeout", FORM]),
+        (&["--recv-timeout", "0s"], &["--recv-timeout", "a deadline of nothing", FORM]),
+        (&["--recv-timeout", "2days"], &["--recv-timeout", "at most 1day", FORM]),
+        (&["--connect-timeout=-1s"], &["'-1s'", "--connect-timeout", FORM]),
+        (&["--head-timeout", "x"], &["--head-timeout", FORM]),
+        (&["--tls-timeout", "x"], &["--tls-timeout", FORM]),
+        (&["--resolve-timeout", "x"], &["--resolve-timeout", FORM]),
+        (&["--jobs", "0"], &["'0'", "--jobs", "1..=64"]),
+        (&["--jobs", "65"], &["'65'", "--jobs", "1..=64"]),
+        (&["--retries", "101"], &["'101'", "--retries", "0..=100"]),
+        (&["--retries", "-1"], &["-1"]),
+        (&["--engine", "kqueue"], &["'kqueue'", "--engine", "auto, uring, epoll"]),
+        (&["--plain-http=perhaps"], &["'perhaps'", "--plain-http"]),
+        (&["--no-such-flag"], &["--no-such-flag", "--help"]),
+        (&["--platform", "linux"], &["`linux`", "linux/amd64"]),
+        (&["--platform", "linux/a b"], &["`a b`", "letters"]),
+        (&["--platform", ""], &["``", "linux/amd64"]),
+    ] {
+        check_refused(&[arguments, &["alpine", "oci:/nonexistent/x"]].concat(), &[], texts);
+    }
+    for destination in ["images", "docker-archive:x.tar", "oci:", "oci:x:", "oci:x:a:b"] {
+        check_usage(&["alpine", destination], &[], &[destination, "oci:DIR:TAG"]);
+    }
+    check_refused(&[], &[], &["<REFERENCE>", "--help"]);
+    check_refused(&["a", "oci:b", "c"], &[], &["'c'", "--help"]);
+}
+
+#[test]
+fn bad_files_are_named_with_the_way_out() {
+    let directory = TempDir::new().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let destination = format!("oci:{}", text(&directory.path().join("out")));
+    let with = |flag, path: &Path, texts: &[&str]| {
+        let named = [&[text(path)], texts].concat();
+        check_usage(&[flag, text(path), "127.0.0.1:1/a", &destination], &[], &named);
+    };
+    const BLOCKS: &str = "PEM blocks `-----BEGIN CERTIFICATE-----`";
+    let missing = directory.path().join("missing");
+    with("--ca-file", &missing, &["cannot read the certificates", "No such file"]);
+    with("--ca-file", directory.path(), &["cannot read the certificates", "directory"]);
+    with("--ca-file", &file("empty", ""), &["no certificate found", BLOCKS]);
+    with("--ca-file", &file("text", "not PEM at all"), &["no certificate found", BLOCKS]);
+    let block = "-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n";
+    with("--ca-file", &file("garbage", block), &[BLOCKS]);
+    let block = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    with("--ca-file", &file("other", block), &[BLOCKS]);
+    let block = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n";
+    with("--ca-file", &file("cut", block), &[BLOCKS]);
+
+    with("--authfile", &missing, &["cannot read the credentials", "No such file"]);
+    with("--authfile", directory.path(), &["cannot read the credentials"]);
+    with("--authfile", &file("nothing", ""), &["is not the JSON expected"]);
+    with("--authfile", &file("list", "[]"), &["is not the JSON expected (line 1"]);
+    let broken = file("broken", r#"{"auths":{"127.0.0.1:1":{"auth":"canary"#);
+    with("--authfile", &broken, &["is not the JSON expected (line 1"]);
+    let entry = file("entry", r#"{"auths":{"127.0.0.1:1":{"auth":"canary!"}}}"#);
+    with("--authfile", &entry, &["the entry of `127.0.0.1:1` cannot be used"]);
+    for path in [broken, entry] {
+        let outcome = pull(&["--authfile", text(&path), "127.0.0.1:1/a", &destination], &[]);
+        assert!(!outcome.all.replace(text(&path), "").contains("canary"), "{}", outcome.all);
+    }
+}
+
+// --- flags and their twins -----------------------------------------------------------------------
+
+#[test]
+fn what_is_typed_must_not_contradict_itself() {
+    check_usage(&["-q", "-v", "a"], &[], &["--quiet and --verbose contradict each other"]);
+    let both = ["--platform", "linux/amd64", "--all-platforms", "a"];
+    check_usage(&both, &[], &["--platform and --all-platforms contradict each other"]);
+    let environment = [("RINGPULL_QUIET", "1"), ("RINGPULL_VERBOSE", "1")];
+    let text = "RINGPULL_QUIET and RINGPULL_VERBOSE contradict each other";
+    check_usage(&["a"], &environment, &[text]);
+    let environment = [("RINGPULL_PLATFORM", "a/b"), ("RINGPULL_ALL_PLATFORMS", "1")];
+    let text = "RINGPULL_PLATFORM and RINGPULL_ALL_PLATFORMS contradict each other";
+    check_usage(&["a"], &environment, &[text]);
+}
+
+#[test]
+fn what_is_typed_overrules_the_environment() {
+    let world = World::new(Options::default());
+    let quiet = |outcome: Outcome| {
+        outcome.expect_success();
+        assert_eq!(outcome.stderr, "");
+    };
+    let verbose = |outcome: Outcome| {
+        outcome.expect_success();
+        assert!(outcome.stderr.starts_with("engine: "), "{}", outcome.all);
+    };
+    quiet(world.pull(&["-q"], &[("RINGPULL_VERBOSE", "1")]));
+    quiet(world.pull(&["-q"], &[("RINGPULL_VERBOSE", "true")]));
+    quiet(world.pull(&[], &[("RINGPULL_VERBOSE", "0"), ("RINGPULL_QUIET", "yes")]));
+    verbose(world.pull(&["-v"], &[("RINGPULL_QUIET", "1")]));
+    verbose(world.pull(&["-v"], &[("RINGPULL_QUIET", "off")]));
+    verbose(world.pull(&["-v", "--engine", "epoll"], &[("RINGPULL_ENGINE", "kqueue")]));
+
+    let others = [Platform::LINUX_AMD64, Platform::new("linux", "arm64")];
+    let index = Index::generate(Format::Oci, 1, &[2048], &others);
+    world.registry.add_index("demo", "latest", &index);
+    let tagged = |outcome: Outcome| {
+        outcome.expect_success();
+        world.layout().tagged("latest").digest
+    };
+    let all = index.document.digest.to_string();
+    let arm = index.images[1].manifest.digest.to_string();
+    let platform = ("RINGPULL_PLATFORM", "linux/arm64");
+    assert_eq!(tagged(world.pull(&["--all-platforms"], &[platform])), all);
+    let everything = ("RINGPULL_ALL_PLATFORMS", "1");
+    assert_eq!(tagged(world.pull(&["--platform", "linux/arm64"], &[everything])), arm);
+    assert_eq!(tagged(world.pull(&[], &[everything])), all);
+    assert_eq!(tagged(world.pull(&[], &[platform])), arm);
+}
+
+#[test]
+fn options_have_twins_in_the_environment() {
+    let stalling = Rule::on(Kind::Manifest).then(Action::StallBeforeHead);
+    let world = World::new(Options { faults: stalling.into(), ..Options::default() });
+    let environment = [("RINGPULL_RECV_TIMEOUT", "300ms"), ("RINGPULL_ENGINE", "epoll")];
+    let outcome = world.pull(&["-v"], &environment);
+    outcome.expect_failure(5, "recv-timeout", "no bytes for 300 ms");
+    assert!(outcome.stderr.contains("engine: epoll (asked for)"), "{}", outcome.all);
+    let outcome = world.pull(&["--recv-timeout", "200ms"], &environment);
+    outcome.expect_failure(5, "recv-timeout", "no bytes for 200 ms");
+    let retries = [("RINGPULL_RETRIES", "1"), ("RINGPULL_RECV_TIMEOUT", "100ms")];
+    world.pull(&[], &retries).expect_failure(5, "recv-timeout", "attempt 2 of 2");
+    for (variable, value) in [
+        ("RINGPULL_RECV_TIMEOUT", "x"),
+        ("RINGPULL_JOBS", "0"),
+        ("RINGPULL_ENGINE", "kqueue"),
+        ("RINGPULL_PLATFORM", "linux"),
+        ("RINGPULL_QUIET", "perhaps"),
+        ("RINGPULL_PLAIN_HTTP", "perhaps"),
+        ("RINGPULL_CA_FILE", "/nonexistent/ca.pem"),
+        ("RINGPULL_AUTHFILE", "/nonexistent/auth.json"),
+    ] {
+        check_refused(&["127.0.0.1:1/a", "oci:/nonexistent/x"], &[(variable, value)], &[value]);
+    }
+
+    world.registry.set_faults(Script::default());
+    let store = world.path("store");
+    let reference = world.registry.reference("demo", "latest");
+    pull(&[&reference], &[("RINGPULL_STORE", text(&store))]).expect_success();
+    assert_eq!(Layout::open(&store).tagged(&reference).digest, IMAGE.manifest.digest.to_string());
+}
+
+// --- what is printed -----------------------------------------------------------------------------
+
+#[test]
+fn quiet_prints_the_reference_alone() {
+    let world = World::new(Options::default());
+    for _ in ["pulled", "up to date"] {
+        let outcome = world.pull(&["-q"], &[]);
+        outcome.expect_success();
+        assert_eq!(outcome.stdout, world.registry.reference("demo", "latest") + "\n");
+        assert_eq!(outcome.stderr, "");
+    }
+}
+
+#[test]
+fn the_result_is_on_stdout_and_the_rest_on_stderr() {
+    let world = World::new(Options::default());
+    let reference = world.registry.reference("demo", "latest");
+    let digest = IMAGE.manifest.digest;
+    for status in ["Downloaded newer image for", "Image is up to date for"] {
+        let outcome = world.pull(&[], &[]);
+        outcome.expect_success();
+        assert_eq!(outcome.stdout, format!("Digest: {digest}\nStatus: {status} {reference}\n"));
+        assert!(outcome.stderr.starts_with("latest: Pulling from demo\n"), "{}", outcome.all);
+    }
+}
+
+#[test]
+fn verbose_names_engine_connections_and_deadline() {
+    for engine in engines() {
+        let world = World::new(Options::default());
+        let outcome = world.pull(&["-v", "--engine", engine, "--recv-timeout", "17s"], &[]);
+        outcome.expect_success();
+        let address = world.registry.address();
+        for text in [
+            format!("engine: {engine} (asked for)\n"),
+            format!("connection 1 to {address} at {address}, plain, 17 s for each receive\n"),
+            "0 retries, 0 stalls, 0 B wasted".to_owned(),
+        ] {
+            assert!(outcome.stderr.contains(&text), "`{text}` is not in: {}", outcome.all);
+        }
+    }
+    let outcome = World::new(Options::default()).pull(&["-v"], &[]);
+    let chosen = engines()[0];
+    let expected = format!("engine: {chosen} (");
+    assert!(outcome.stderr.starts_with(&expected), "{}", outcome.all);
+    assert!(!outcome.stderr.starts_with(&format!("{expected}asked for")), "{}", outcome.all);
+}
+
+#[test]
+fn probe_speaks_to_people_and_to_programs() {
+    let text = run(ringpull(&["probe"]));
+    text.expect_success();
+    let json = run(ringpull(&["probe", "--json"]));
+    json.expect_success();
+    assert_eq!((text.stderr, json.stderr), (String::new(), String::new()));
+    let value: Value = serde_json::from_str(&json.stdout).unwrap();
+    let usable = engines().contains(&"uring");
+    assert_eq!(value["io_uring"], usable);
+    assert_eq!(value["engine"], engines()[0]);
+    assert!(value["why"].as_str().is_some_and(|why| !why.is_empty()));
+    let said = if usable { "io_uring: available\n" } else { "io_uring: not available\n" };
+    assert!(text.stdout.starts_with(said), "{}", text.stdout);
+}
+
+// --- what is never printed -----------------------------------------------------------------------
+
+const USER: &str = "canary-user";
+const PASSWORD: &str = "canary-password";
+/// Passwords as they are typed and as they are sent; tokens and signatures of the demo registry; and
+/// whatever the tests put into URLs.
+const SECRETS: [&str; 5] =
+    ["canary", "Y2FuYXJ5", "demo-token-", "Signature=demo", "Signature%3Ddemo"];
+
+#[track_caller]
+fn check_keeps_secrets(outcome: &Outcome) {
+    for secret in SECRETS {
+        for stream in [&outcome.stdout, &outcome.stderr] {
+            assert!(!stream.contains(secret), "{secret} is shown: {}", outcome.all);
+        }
+    }
+}
+
+/// A pull at `-v` with credentials, of which no secret may be seen.
+#[track_caller]
+fn check_secrets(engine: &str, options: Options, code: i32) {
+    let world = World::new(options);
+    let authfile = world.path("auth.json");
+    let host = world.registry.address().to_string();
+    write_authfile(&authfile, &host, USER, PASSWORD);
+    let outcome = world.pull(
+        // One at a time: a token that is good for one request is of no use to two.
+        &["-v", "--engine", engine, "--authfile", text(&authfile), "--connections", "1"],
+        &[("RINGPULL_RETRIES", "1")],
+    );
+    assert_eq!(outcome.code, code, "{}", outcome.all);
+    check_keeps_secrets(&outcome);
+    if code != 0 {
+        return;
+    }
+    // Nor is one stored.
+    let index = std::fs::read_to_string(world.layout().path().join("index.json")).unwrap();
+    assert!(!SECRETS.iter().any(|secret| index.contains(secret)), "{index}");
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let basic = |password| Some(Auth::Basic(Credentials::new(USER, password)));
+    let bearer = |bearer| Some(Auth::Bearer(bearer));
+    let credentials = Some(Credentials::new(USER, PASSWORD));
+    let token = Bearer { credentials: credentials.clone(), own_port: true, ..Bearer::default() };
+    let with = |auth, rule: Option<Rule>| Options {
+        auth,
+        redirect_blobs: Some(BlobRedirect::Storage),
+        faults: Script { rules: rule.into_iter().collect() },
+        ..Options::default()
+    };
+    let redirected = |location: &str| Rule::on(Kind::Blob).then(Action::redirect(location));
+    let realm = |realm: &str| bearer(Bearer { realm: Some(realm.into()), ..token.clone() });
+    let mut rows = Vec::new();
+    for &engine in engines() {
+        for (code, options) in [
+            (0, with(basic(PASSWORD), None)),
+            (0, with(bearer(token.clone()), None)),
+            (0, with(bearer(Bearer { uses_per_token: Some(1), ..token.clone() }), None)),
+            (4, with(basic("another"), None)),
+            (4, with(bearer(Bearer { uses_per_token: Some(0), ..token.clone() }), None)),
+            (
+                4,
+                with(
+                    bearer(Bearer {
+                        credentials: Some(Credentials::new(USER, "x")),
+                        ..token.clone()
+                    }),
+                    None,
+                ),
+            ),
+            (5, with(bearer(token.clone()), Some(Rule::on(Kind::Token).then(Action::status(500))))),
+            (
+                6,
+                with(
+                    bearer(token.clone()),
+                    Some(
+                        Rule::on(Kind::Token)
+                            .then(Action::Replace("{\"token\":\"canary canary\"}".into())),
+                    ),
+                ),
+            ),
+            (5, with(basic(PASSWORD), Some(Rule::on(Kind::Storage).then(Action::status(403))))),
+            (5, with(basic(PASSWORD), Some(Rule::on(Kind::Storage).then(Action::CloseAfter(10))))),
+            (
+                5,
+                with(
+                    basic(PASSWORD),
+                    Some(redirected("http://127.0.0.1:1/x?X-Amz-Signature=canary&token=canary")),
+                ),
+            ),
+            (6, with(basic(PASSWORD), Some(redirected("http://user:canary@127.0.0.1:1/x")))),
+            (6, with(basic(PASSWORD), Some(redirected("ftp://127.0.0.1/x?sig=canary")))),
+            (6, with(basic(PASSWORD), Some(redirected("http://127.0.0.1:99999/x?sig=canary")))),
+            (6, with(basic(PASSWORD), Some(redirected("http://a b/x?sig=canary")))),
+            (6, with(basic(PASSWORD), Some(redirected("/x?sig=canary&y=[\u{1}")))),
+            (6, with(realm("http://user:canary@127.0.0.1/token"), None)),
+            (6, with(realm("http://token.invalid/token?key=canary"), None)),
+            (5, with(realm("http://127.0.0.1:1/token?key=canary"), None)),
+        ] {
+            rows.push((engine, options, code));
+        }
+    }
+    std::thread::scope(|scope| {
+        for (engine, options, code) in rows {
+            scope.spawn(move || check_secrets(engine, options, code));
+        }
+    });
+}
+
+#[test]
+fn a_password_typed_into_a_reference_is_not_repeated() {
+    for reference in
+        ["https://user:canary@127.0.0.1:1/a", "user:canary@127.0.0.1:1/a", "docker://canary@h/a:b"]
+    {
+        let outcome = pull(&["-v", reference, "oci:/nonexistent/x"], &[]);
+        outcome.expect_failure(2, "usage", "USER:PASSWORD@");
+        check_keeps_secrets(&outcome);
+    }
+}

@@ -1,0 +1,98 @@
+//! Whole pulls with one thing wrong: what is said, which exit code it is, what is asked for again, and
+//! what is on disk afterwards. One table, held by both engines.
+//!
+//! The numbers are those of `tests/faults.md`, the list of all faults and where each is tested.
+//! `RINGPULL_ROW=13 cargo test --test pull_faults table` checks the rows whose name contains that.
+//!
+//! ```text
+//!   harness     what a row is, and how it is checked
+//!   wire        rows: connections, silence, framing, ranges, content
+//!   protocol    rows: manifests, tokens, redirects, refusals, certificates, files that are there
+//!   alone       what needs a clock, a signal, a second process: tests of their own
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "helpers of tests are tests, which clippy.toml cannot know"
+)]
+
+#[path = "pull_faults/alone.rs"]
+mod alone;
+#[path = "pull_faults/harness.rs"]
+mod harness;
+#[path = "pull_faults/protocol.rs"]
+mod protocol;
+mod support;
+#[path = "pull_faults/wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+
+use harness::{Row, check_all};
+use support::ringpull::engines;
+
+#[test]
+fn the_table_holds_on_uring() {
+    if engines().contains(&"uring") {
+        check_all(&rows(), "uring");
+    }
+}
+
+#[test]
+fn the_table_holds_on_epoll() {
+    check_all(&rows(), "epoll");
+}
+
+fn rows() -> Vec<Row> {
+    [
+        wire::connecting(),
+        wire::silence(),
+        wire::endings(),
+        wire::framing(),
+        wire::ranges(),
+        wire::parallel(),
+        wire::content(),
+        protocol::documents(),
+        protocol::credentials(),
+        protocol::redirects(),
+        protocol::refusals(),
+        protocol::trust(),
+        protocol::files(),
+        protocol::sizes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[test]
+fn the_list_of_faults_is_true() {
+    let list = include_str!("faults.md");
+    let mut found = BTreeMap::new();
+    for row in rows() {
+        *found.entry(row.number()).or_insert(0) += 1;
+    }
+    let mut listed = BTreeMap::new();
+    for line in list.lines() {
+        let mut cells = line.split(" | ");
+        let number = cells.next().and_then(|cell| cell.strip_prefix("| "));
+        let count = line.split_once("table (").and_then(|(_, rest)| rest.split_once(')'));
+        if let (Some(number), Some((count, _))) = (number, count)
+            && let (Ok(number), Ok(count)) = (number.parse::<u32>(), count.parse::<u32>())
+        {
+            listed.insert(number, count);
+        }
+    }
+    assert_eq!(listed, found, "correct the numbers of rows in tests/faults.md");
+    for name in list.split('`').filter(|word| word.contains('_') && !word.contains(['/', ' ', '…']))
+    {
+        let test = format!("fn {name}()");
+        let files = [include_str!("pull_faults/alone.rs"), include_str!("store.rs")];
+        assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");
+    }
+}

@@ -1,0 +1,804 @@
+//! Rows about what is said: manifests, tokens, redirects, refusals, certificates; and about what is in
+//! the destination already.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ringpull::demo::{
+    Action, Auth, Bearer, Blob, BlobRedirect, Credentials, Door, Format, Image, Index, Kind,
+    Options, Platform, Registry, Rule, Script, ScriptedPeer, Step,
+};
+use ringpull::image::MediaType;
+use serde_json::{Value, json};
+
+use crate::harness::Disk::{Blobs, Nothing};
+use crate::harness::{
+    Certificate, IMAGE, LAYER_SIZE, Row, Scene, Tls, faults, layer, manifest, row, row_of, tls_row,
+};
+use crate::support::ringpull::write_authfile;
+use crate::support::tools::text;
+
+// --- manifests -----------------------------------------------------------------------------------
+
+pub fn documents() -> Vec<Row> {
+    let descriptor = |blob: &Blob| json!({ "mediaType": blob.media_type, "digest": blob.digest.to_string(), "size": blob.size() });
+    let manifest_with = |change: &dyn Fn(&mut Value)| {
+        let mut document: Value = serde_json::from_slice(&IMAGE.manifest.bytes).unwrap();
+        change(&mut document);
+        Blob::new(MediaType::OCI_MANIFEST, document.to_string())
+    };
+    let config = descriptor(&IMAGE.config);
+    let text_of = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    let layers = |count| {
+        manifest_with(&|document: &mut Value| {
+            let layer = descriptor(&IMAGE.layers[1]);
+            document["layers"] = vec![layer; count].into();
+        })
+    };
+    let digest = |digest: &'static str| {
+        manifest_with(&|document: &mut Value| {
+            document["layers"][0]["digest"] = digest.into();
+        })
+    };
+    let index = |entries: Vec<Value>| {
+        let media_type = MediaType::OCI_INDEX;
+        let document = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": entries });
+        Blob::new(media_type, document.to_string())
+    };
+    let mut rows = Vec::new();
+    for (name, document, class, text) in [
+        (
+            "39 manifests and layers at once",
+            manifest_with(&|document: &mut Value| {
+                document["manifests"] = json!([]);
+            }),
+            "manifest",
+            "can be read as two different images",
+        ),
+        (
+            "39 the same key twice",
+            {
+                let config = format!("\"config\":{config},\"config\":");
+                let bytes = text_of(&IMAGE.manifest.bytes).replace("\"config\":", &config);
+                Blob::new(MediaType::OCI_MANIFEST, bytes)
+            },
+            "manifest",
+            "`config`",
+        ),
+        (
+            "39 nested too deep",
+            manifest_with(&|document: &mut Value| {
+                document["annotations"] = serde_json::from_str(&deep).unwrap();
+            }),
+            "manifest",
+            "deep",
+        ),
+        (
+            "39 another type than its Content-Type",
+            { Blob::new(MediaType::OCI_INDEX, IMAGE.manifest.bytes.clone()) },
+            "manifest",
+            "but it came as Content-Type",
+        ),
+        (
+            "39 an error page",
+            Blob::new("text/html", "<html>blocked</html>"),
+            "manifest",
+            "text/html",
+        ),
+        (
+            "39 cut off in the middle",
+            { Blob::new(MediaType::OCI_MANIFEST, IMAGE.manifest.bytes.slice(..200)) },
+            "manifest",
+            "it cannot be used",
+        ),
+        (
+            "40 4 MiB and a byte",
+            {
+                let padding = " ".repeat((4 << 20) + 1 - IMAGE.manifest.bytes.len());
+                let bytes = text_of(&IMAGE.manifest.bytes) + &padding;
+                Blob::new(MediaType::OCI_MANIFEST, bytes)
+            },
+            "limit",
+            "4194304",
+        ),
+        ("40 20,001 layers", layers(20_001), "limit", "20001 layers: at most 20000"),
+        (
+            "41 a path for a digest",
+            digest("sha256:../../../etc/passwd"),
+            "digest-syntax",
+            "layers[0]",
+        ),
+        (
+            "41 an upper case digest",
+            digest("sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+            "digest-syntax",
+            "layers[0]",
+        ),
+        ("41 md5", digest("md5:d41d8cd98f00b204e9800998ecf8427e"), "digest-syntax", "layers[0]"),
+        (
+            "41 a digit too few",
+            digest("sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            "digest-syntax",
+            "layers[0]",
+        ),
+        (
+            "41 no algorithm",
+            digest("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            "digest-syntax",
+            "layers[0]",
+        ),
+        (
+            "42 one digest, two sizes",
+            manifest_with(&|document: &mut Value| {
+                let mut twice = document["layers"][0].clone();
+                twice["size"] = json!(LAYER_SIZE + 1);
+                document["layers"].as_array_mut().unwrap().push(twice);
+            }),
+            "manifest",
+            "and 524288 in another place",
+        ),
+        (
+            "43 a foreign layer",
+            manifest_with(&|document: &mut Value| {
+                document["layers"][0]["mediaType"] =
+                    json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+                document["layers"][0]["urls"] = json!(["https://169.254.169.254/layer"]);
+            }),
+            "foreign-refused",
+            "is a foreign one",
+        ),
+        (
+            "79 a layer beyond any disk",
+            manifest_with(&|document: &mut Value| {
+                document["layers"][0]["size"] = json!(1_u64 << 45);
+            }),
+            "limit",
+            "the size 35184372088832 is beyond",
+        ),
+    ] {
+        rows.push(
+            row_of(name, move || serving_document(&document))
+                .fails(6, class, text, Nothing)
+                .asked(Kind::Manifest, 1)
+                .asked(Kind::Blob, 0),
+        );
+    }
+    // Six indexes on the way: one more than two more than are walked.
+    let nested = move || {
+        let scene = serving_document(&index(vec![]));
+        let mut document = IMAGE.manifest.clone();
+        for _ in 0..6 {
+            let mut entry = descriptor(&document);
+            entry["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+            document = index(vec![entry]);
+            scene.registry.as_ref().unwrap().add_manifest("demo", Some("latest"), &document);
+        }
+        scene
+    };
+    let platform = ["--platform", "linux/amd64"];
+    rows.push(row_of("40 six indexes, one in the other", nested).flags(&platform).fails(
+        6,
+        "limit",
+        "indexes are nested more than 4 deep",
+        Nothing,
+    ));
+    rows.push(row_of("40 six indexes, all platforms", nested).flags(&["--all-platforms"]).fails(
+        6,
+        "limit",
+        "indexes are nested more than 4 deep",
+        Nothing,
+    ));
+    rows.push(
+        row_of("44 no such platform", || {
+            let others = [Platform::new("linux", "riscv64"), Platform::new("linux", "s390x")];
+            let index = Index::generate(Format::Oci, 1, &[2048], &others);
+            serving_document(&index.document)
+        })
+        .flags(&platform)
+        .fails(3, "no-platform", "it has linux/riscv64, linux/s390x", Nothing),
+    );
+    rows
+}
+
+/// A registry that serves any document as `demo:latest`, and the blobs of the usual image.
+fn serving_document(document: &Blob) -> Scene {
+    let scene = Scene::serving(Options::default(), &IMAGE);
+    scene.registry.as_ref().unwrap().add_manifest("demo", Some("latest"), document);
+    scene
+}
+
+// --- credentials ---------------------------------------------------------------------------------
+
+const USER: &str = "canary-user";
+const PASSWORD: &str = "canary-password";
+
+fn wants_token(bearer: Bearer) -> Options {
+    Options { auth: Some(Auth::Bearer(bearer)), ..Options::default() }
+}
+
+/// With credentials for its registry in a file of the user's.
+fn with_authfile(scene: Scene) -> Scene {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    let address = scene.registry.as_ref().unwrap().address().to_string();
+    write_authfile(&file, &address, USER, PASSWORD);
+    scene.with(&["--authfile", text(&file)]).keep(directory)
+}
+
+fn needs_password() -> Option<Credentials> {
+    Some(Credentials::new(USER, PASSWORD))
+}
+
+pub fn credentials() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let challenge = |value: &str| Action::Status {
+        code: 401,
+        fields: vec![("WWW-Authenticate".into(), value.into())],
+        body: Bytes::new(),
+    };
+    for (name, action, text) in [
+        ("46 a 401 without a challenge", Action::status(401), "does not say how"),
+        ("46 an unknown scheme", challenge("Negotiate"), "only Bearer and Basic are supported"),
+        ("46 a malformed challenge", challenge("Bearer realm=\"http://x"), "malformed"),
+        ("46 a token service without an address", challenge("Bearer service=\"x\""), "no realm"),
+        ("46 Basic, and no credentials", challenge("Basic realm=\"x\""), "there are none for it"),
+    ] {
+        rows.push(
+            row(name, manifest(action)).fails(4, "auth", text, Nothing).asked(Kind::Manifest, 1),
+        );
+    }
+    let token_of = |body: &str| {
+        let rule = Rule::on(Kind::Token).then(Action::Replace(body.to_owned().into()));
+        let faults = Script::from(rule);
+        move || Options { faults: faults.clone(), ..wants_token(Bearer::default()) }
+    };
+    for (name, body, text) in [
+        ("51 no JSON", "<html>".to_owned(), "is not the JSON expected"),
+        ("51 no token", "{}".to_owned(), "has no token in it"),
+        ("51 a line break in a token", r#"{"token":"a\r\nX: y"}"#.to_owned(), "cannot be sent"),
+        ("51 a space in a token", r#"{"token":"a b"}"#.to_owned(), "white space"),
+        ("51 an empty token", r#"{"token":""}"#.to_owned(), "token"),
+        (
+            "51 1 MiB and more",
+            format!("{{\"token\":\"{}\"}}", "x".repeat(1 << 20)),
+            "has more than 1048576 bytes",
+        ),
+    ] {
+        rows.push(
+            row(name, token_of(&body)).fails(6, "token", text, Nothing).asked(Kind::Token, 1),
+        );
+    }
+    rows.extend([
+        row("47 a fresh token is refused", || {
+            wants_token(Bearer { uses_per_token: Some(0), ..Bearer::default() })
+        })
+        .fails(4, "auth", "asks for credentials, or refused those sent (status 401)", Nothing)
+        .asked(Kind::Token, 1),
+        row("48 a token for each two requests", || {
+            wants_token(Bearer { uses_per_token: Some(2), ..Bearer::default() })
+        })
+        .flags(&["--retries", "0"])
+        .asked(Kind::Token, 2),
+        row("48 a token that ends before the rest of a layer", || Options {
+            faults: Rule::on(Kind::Blob).layer(0).first(1).then(Action::CloseAfter(300_000)).into(),
+            // The manifest and the first half.
+            ..wants_token(Bearer { uses_per_token: Some(2), ..Bearer::default() })
+        })
+        .starts(&[0, 300_000]),
+        row_of("46 a wrong password", || {
+            let auth = Auth::Basic(Credentials::new(USER, "another"));
+            with_authfile(Scene::serving(
+                Options { auth: Some(auth), ..Options::default() },
+                &IMAGE,
+            ))
+        })
+        .fails(4, "auth", "(status 401)", Nothing),
+        row_of("46 the right password", || {
+            let auth = needs_password().map(Auth::Basic);
+            with_authfile(Scene::serving(Options { auth, ..Options::default() }, &IMAGE))
+        }),
+        row_of("46 the right password for a token service at another port", || {
+            let bearer =
+                Bearer { credentials: needs_password(), own_port: true, ..Bearer::default() };
+            with_authfile(Scene::serving(wants_token(bearer), &IMAGE))
+        })
+        .asked(Kind::Token, 1),
+    ]);
+    rows.extend(realms());
+    rows
+}
+
+/// Token services that are not asked, or not with a password. Nothing of them is ever reached.
+fn realms() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (name, realm, text) in [
+        (
+            "50 a realm where clouds keep credentials",
+            "http://169.254.169.254/token",
+            "an address where machines find their own",
+        ),
+        (
+            "50 the same in IPv6",
+            "http://[fd00:ec2::254]/token",
+            "an address where machines find their own",
+        ),
+        (
+            "50 the same in IPv6, mapped",
+            "http://[::ffff:169.254.169.254]/token",
+            "an address where machines find their own",
+        ),
+        (
+            "50 another domain",
+            "http://token.invalid/token",
+            "not known to belong to it: nothing was sent",
+        ),
+        ("50 user information", "http://user:canary@127.0.0.1/token", "user information"),
+        ("50 a fragment", "http://127.0.0.1/token#x", "a fragment"),
+        ("50 another scheme", "ftp://127.0.0.1/token", "only http and https"),
+    ] {
+        rows.push(
+            row_of(name, move || {
+                let realm = Some(realm.to_owned());
+                let bearer = Bearer { credentials: needs_password(), realm, ..Bearer::default() };
+                with_authfile(Scene::serving(wants_token(bearer), &IMAGE))
+            })
+            .fails(6, "realm-refused", text, Nothing)
+            .asked(Kind::Token, 0),
+        );
+    }
+    rows.extend([
+        row_of("50 http from a registry on https", || {
+            let realm = Some("http://127.0.0.1:1/token".to_owned());
+            Tls::new(Certificate::GOOD).scene(wants_token(Bearer { realm, ..Bearer::default() }))
+        })
+        .fails(
+            6,
+            "realm-refused",
+            "is on https, but names a token service that is not",
+            Nothing,
+        ),
+        row_of("50 a token service that redirects", || {
+            let bearer = Bearer { credentials: needs_password(), ..Bearer::default() };
+            let faults = Rule::on(Kind::Token).then(Action::redirect("/elsewhere")).into();
+            with_authfile(Scene::serving(Options { faults, ..wants_token(bearer) }, &IMAGE))
+        })
+        .fails(6, "realm-refused", "redirects, which is not followed", Nothing)
+        .asked(Kind::Other, 0),
+    ]);
+    rows
+}
+
+// --- redirects -----------------------------------------------------------------------------------
+
+pub fn redirects() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let two = Action::Status {
+        code: 307,
+        fields: vec![("Location".into(), "/a".into()), ("Location".into(), "/b".into())],
+        body: Bytes::new(),
+    };
+    for (name, action, text) in [
+        ("52 another scheme", Action::redirect("ftp://127.0.0.1/x"), "only http and https"),
+        ("52 a file", Action::redirect("file:///etc/passwd"), "only http and https"),
+        (
+            "52 user information",
+            Action::redirect("http://user:canary@127.0.0.1/x"),
+            "user information",
+        ),
+        ("52 a space", Action::redirect("/a b"), "the character ' '"),
+        ("52 two places", two, "more than one location"),
+        ("52 nowhere", Action::status(307), "does not say where to"),
+        (
+            "52 a URL of 17 KiB",
+            Action::redirect(&format!("/{}", "x".repeat(17 << 10))),
+            "at most 16384",
+        ),
+    ] {
+        rows.push(row(name, layer(action)).fails(6, "redirect", text, Blobs).starts(&[0]));
+    }
+    let secret = || BlobRedirect::Storage;
+    rows.extend([
+        row("52 eleven in a row", || {
+            let hop = |nth| {
+                let action = Action::redirect(&format!("/hop-{nth}"));
+                Rule::on(Kind::Other).nth(nth).then(action)
+            };
+            let first = Rule::on(Kind::Blob).layer(0).then(Action::redirect("/hop-0"));
+            let rules = [first].into_iter().chain((1..=10).map(hop)).collect();
+            Options { faults: Script { rules }, ..Options::default() }
+        })
+        .fails(6, "redirect", "once more after 10 redirects", Blobs)
+        .asked(Kind::Other, 10),
+        row(
+            "52 a loop",
+            faults([
+                Rule::on(Kind::Blob).layer(0).then(Action::redirect("/round")),
+                Rule::on(Kind::Other).then(Action::redirect("/round")),
+            ]),
+        )
+        .fails(6, "redirect", "redirects in a loop", Blobs)
+        .asked(Kind::Other, 1),
+        tls_row("52 from https to http", layer(Action::redirect("http://127.0.0.1:1/x"))).fails(
+            6,
+            "redirect",
+            "where everybody could read and change the answer",
+            Blobs,
+        ),
+        row_of("53 to a storage, without the password", move || {
+            let auth = needs_password().map(Auth::Basic);
+            let redirect_blobs = Some(secret());
+            let options = Options { auth, redirect_blobs, ..Options::default() };
+            with_authfile(Scene::serving(options, &IMAGE))
+        })
+        .asked(Kind::Storage, 3)
+        .log(|log| {
+            for line in log {
+                assert!(line.door == Door::Registry || !line.authorized(), "{line:?}");
+            }
+        }),
+        row_of("53 there and back: the password is not taken up again", there_and_back)
+            .fails(4, "auth", "(status 401)", Nothing)
+            .asked(Kind::Manifest, 1)
+            .asked(Kind::Challenge, 2),
+        row("49 a signed URL that has expired", || Options {
+            redirect_blobs: Some(BlobRedirect::Storage),
+            faults: Rule::on(Kind::Storage).layer(0).first(1).then(Action::status(403)).into(),
+            ..Options::default()
+        })
+        .starts(&[0, 0]),
+        row("49 a signed URL that has expired before the rest", || Options {
+            redirect_blobs: Some(BlobRedirect::Storage),
+            faults: Script::from([
+                Rule::on(Kind::Storage).layer(0).first(1).then(Action::CloseAfter(300_000)),
+                Rule::on(Kind::Storage).layer(0).nth(2).then(Action::status(403)),
+            ]),
+            ..Options::default()
+        })
+        .flags(&["--retries", "2"])
+        .starts(&[0, 300_000, 300_000]),
+        row("49 a signed URL that is never good", || Options {
+            redirect_blobs: Some(BlobRedirect::Storage),
+            faults: Rule::on(Kind::Storage).layer(0).then(Action::status(403)).into(),
+            ..Options::default()
+        })
+        .fails(5, "http-5xx", "(status 403)", Blobs),
+    ]);
+    rows
+}
+
+/// A registry that wants a password redirects manifests to another one, which redirects back.
+fn there_and_back() -> Scene {
+    let auth = needs_password().map(Auth::Basic);
+    let home = Registry::start(Options { auth, ..Options::default() }).unwrap();
+    home.add("demo", "latest", &IMAGE);
+    let other = Registry::start(Options {
+        faults: Rule::on(Kind::Any)
+            .then(Action::redirect(&format!("{}/v2/demo/manifests/latest?again", home.origin())))
+            .into(),
+        ..Options::default()
+    })
+    .unwrap();
+    let away = format!("{}/v2/demo/manifests/latest", other.origin());
+    home.set_faults(Rule::on(Kind::Manifest).then(Action::redirect(&away)).into());
+    let scene = Scene {
+        reference: home.reference("demo", "latest"),
+        image: IMAGE.clone(),
+        registry: Some(home),
+        flags: Vec::new(),
+        kept: Vec::new(),
+        began: Instant::now(),
+    };
+    with_authfile(scene).keep(Uninformed(other))
+}
+
+/// A registry that nobody may tell who they are.
+struct Uninformed(Registry);
+
+impl Drop for Uninformed {
+    fn drop(&mut self) {
+        let log = self.0.log();
+        if !std::thread::panicking() {
+            assert!(!log.is_empty() && !log.iter().any(|line| line.authorized()), "{log:#?}");
+        }
+    }
+}
+
+// --- refusals ------------------------------------------------------------------------------------
+
+pub fn refusals() -> Vec<Row> {
+    let status = |code, fields: &[(&str, &str)], body: &str| Action::Status {
+        code,
+        fields: fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        body: body.to_owned().into(),
+    };
+    let later = |when: &str| status(429, &[("Retry-After", when)], "");
+    let mut rows = vec![
+        row_of("44 no such tag", || {
+            let mut scene = Scene::serving(Options::default(), &IMAGE);
+            scene.reference = scene.reference.replace(":latest", ":v2");
+            scene
+        })
+        .fails(
+            3,
+            "not-found",
+            "manifest v2: the registry has no such manifest (status 404)",
+            Nothing,
+        )
+        .asked(Kind::Manifest, 1),
+        row("45 no such layer", layer(Action::status(404)))
+            .fails(3, "not-found", "the registry has no such blob (status 404)", Blobs)
+            .starts(&[0]),
+        row("54 429 for a second", faults([Rule::on(Kind::Manifest).first(1).then(later("1"))]))
+            .asked(Kind::Manifest, 2)
+            .log(|log| assert!(log[1].at - log[0].at >= Duration::from_secs(1), "too soon")),
+        row(
+            "54 429 for a second, on a layer",
+            faults([Rule::on(Kind::Blob).layer(0).first(1).then(later("1"))]),
+        )
+        .starts(&[0, 0]),
+        row("54 429 for more than a minute", manifest(later("61")))
+            .flags(&["--retries", "4"])
+            .fails(
+                5,
+                "rate-limited",
+                "too many requests (status 429), to be asked again in 1m 1s",
+                Nothing,
+            )
+            .asked(Kind::Manifest, 1),
+        row("54 429 until the end of time", manifest(later("Fri, 31 Dec 9999 23:59:59 GMT")))
+            .fails(5, "rate-limited", "at 9999-12-31T23:59:59Z", Nothing)
+            .asked(Kind::Manifest, 1),
+        row("54 429 for more seconds than there are", manifest(later(&"9".repeat(30))))
+            .fails(5, "rate-limited", "to be asked again in", Nothing)
+            .asked(Kind::Manifest, 1),
+        row("54 429 for nonsense", manifest(later("soon")))
+            .fails(5, "rate-limited", "attempt 2 of 2", Nothing)
+            .asked(Kind::Manifest, 2),
+        row("55 503 once", faults([Rule::on(Kind::Any).first(1).then(Action::status(503))])),
+        row(
+            "55 503 on a layer, once",
+            faults([Rule::on(Kind::Blob).layer(0).first(1).then(Action::status(503))]),
+        )
+        .starts(&[0, 0]),
+        row(
+            "56 403",
+            manifest(status(403, &[], r#"{"errors":[{"code":"DENIED","message":"no"}]}"#)),
+        )
+        .fails(4, "auth", "the registry refused access (status 403): DENIED: no", Nothing)
+        .asked(Kind::Manifest, 1),
+        row("56 a long refusal", manifest(status(400, &[], &"x".repeat(3_000)))).fails(
+            6,
+            "http-status",
+            &format!("{}…", "x".repeat(1_000)),
+            Nothing,
+        ),
+        row("80 escape codes in a refusal", {
+            manifest(status(
+                404,
+                &[],
+                "\u{1b}[2J\u{1b}]0;title\u{7}\nringpull: all is well\r\u{202e}",
+            ))
+        })
+        .fails(
+            3,
+            "not-found",
+            r"\u{1b}[2J\u{1b}]0;title\u{7}\nringpull: all is well",
+            Nothing,
+        ),
+        row("80 escape codes in a JSON refusal", {
+            let body = json!({ "errors": [{ "code": "X", "message": "\u{1b}[31mred\u{9b}2J" }] });
+            manifest(status(400, &[], &body.to_string()))
+        })
+        .fails(6, "http-status", r"X: \u{1b}[31mred\u{9b}2J", Nothing),
+        row("80 escape codes in a head", {
+            manifest(Action::raw(
+                "HTTP/1.1 200 OK\r\nContent-Length: \u{9b}2J\r\n\r\n",
+                ringpull::demo::Then::Close,
+            ))
+        })
+        .fails(6, "framing", r"\xc2\x9b2J", Nothing),
+        row_of("80 escape codes in a manifest", || {
+            let bytes = r#"{"schemaVersion":2,"mediaType":"\u001b[31mred"}"#;
+            serving_document(&Blob::new("application/json", bytes))
+        })
+        .fails(6, "manifest", r"\u{1b}[31mred", Nothing),
+    ];
+    for code in [408, 500, 502, 503, 504] {
+        rows.push(
+            row(format!("55 {code}"), manifest(Action::status(code)))
+                .fails(5, "http-5xx", &format!("(status {code}), attempt 2 of 2"), Nothing)
+                .asked(Kind::Manifest, 2),
+        );
+    }
+    for code in [400, 402, 405, 410, 451] {
+        rows.push(
+            row(format!("56 {code}"), layer(status(code, &[], "because")))
+                .fails(6, "http-status", &format!("(status {code}): because"), Blobs)
+                .starts(&[0]),
+        );
+    }
+    rows
+}
+
+// --- certificates --------------------------------------------------------------------------------
+
+pub fn trust() -> Vec<Row> {
+    let certified = |certificate| move || Tls::new(certificate).scene(Options::default());
+    let expired = Certificate { years: (2019, 2020), ..Certificate::GOOD };
+    let future = Certificate { years: (4000, 4096), ..Certificate::GOOD };
+    let other = Certificate { name: "registry.test", ..Certificate::GOOD };
+    let raw = |steps: Vec<Step>| {
+        move || {
+            let peer = ScriptedPeer::start(vec![steps.clone()]).unwrap();
+            Scene::at(format!("{}/demo:latest", peer.address()), peer).with(&["--plain-http=false"])
+        }
+    };
+    let send = |bytes: &'static [u8]| vec![Step::Receive(1), Step::Send(Bytes::from_static(bytes))];
+    vec![
+        row_of("57 all is well", certified(Certificate::GOOD)),
+        row_of("57 an expired certificate", certified(expired))
+            .fails(9, "tls-trust", "the certificate is not trusted: it has expired", Nothing)
+            .asked(Kind::Any, 0),
+        row_of("57 a certificate of the future", certified(future)).fails(
+            9,
+            "tls-trust",
+            "it is not valid yet",
+            Nothing,
+        ),
+        row_of("57 a certificate for another name", certified(other)).fails(
+            9,
+            "tls-trust",
+            "registry.test",
+            Nothing,
+        ),
+        row_of("57 an unknown authority", || {
+            let mut scene = Tls::new(Certificate::GOOD).scene(Options::default());
+            scene.flags = vec!["--plain-http=false".into()];
+            scene
+        })
+        .fails(9, "tls-trust", "signed by an unknown authority (--ca-file FILE adds one)", Nothing)
+        .log(|log| assert!(log.is_empty(), "something was asked")),
+        row_of("57 an unknown authority, which does not matter", || {
+            let mut scene = Tls::new(Certificate::GOOD).scene(Options::default());
+            scene.flags = vec!["--insecure".into(), "127.0.0.1".into()];
+            scene
+        })
+        .says("warning: the certificate of 127.0.0.1 is not verified"),
+        row_of("58 a silent handshake", raw(vec![Step::Hold]))
+            .flags(&["--retries", "0", "--tls-timeout", "600ms"])
+            .fails(5, "tls", "the TLS handshake did not end within 600 ms", Nothing)
+            .after(600),
+        row_of("58 the end amid the handshake", raw(vec![Step::Receive(1), Step::Close])).fails(
+            5,
+            "tls",
+            "closed the connection while in the TLS handshake, attempt 2 of 2",
+            Nothing,
+        ),
+        row_of("58 no TLS", raw(send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))).fails(
+            5,
+            "tls",
+            "in the TLS handshake",
+            Nothing,
+        ),
+        row_of("58 an alert in the handshake", raw(send(b"\x15\x03\x03\0\x02\x02\x28"))).fails(
+            5,
+            "tls",
+            "HandshakeFailure",
+            Nothing,
+        ),
+        row_of("58 a bad record amid a layer", || relayed(300_000))
+            .starts(&[0, 300_000 / 16_384 * 16_384]),
+    ]
+}
+
+/// A registry over TLS behind a relay that spoils a byte of the first connection that brings so many.
+fn relayed(spoiled_at: usize) -> Scene {
+    let mut scene = Tls::new(Certificate::GOOD).scene(Options::default());
+    let target = scene.registry.as_ref().unwrap().address();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = relay.local_addr().unwrap();
+    scene.reference = format!("{address}/demo:latest");
+    // Ends with the test process: it waits for connections that do not come any more.
+    std::thread::spawn(move || {
+        let spoiled = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for client in relay.incoming() {
+            let (client, spoiled) = (client.unwrap(), spoiled.clone());
+            std::thread::spawn(move || relay_one(client, target, spoiled_at, &spoiled));
+        }
+    });
+    scene
+}
+
+fn relay_one(
+    client: TcpStream,
+    target: SocketAddr,
+    spoiled_at: usize,
+    spoiled: &std::sync::atomic::AtomicBool,
+) {
+    let Ok(mut server) = TcpStream::connect(target) else { return };
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+    let (mut client, mut buffer, mut passed) = (client, vec![0; 64 << 10], 0);
+    while let Ok(count @ 1..) = server.read(&mut buffer) {
+        let here = passed..passed + count;
+        if here.contains(&spoiled_at) && !spoiled.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            buffer[spoiled_at - passed] ^= 1;
+        }
+        passed += count;
+        if client.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+// --- files that are there already ----------------------------------------------------------------
+
+pub fn files() -> Vec<Row> {
+    fn blob(out: &Path, bytes: &[u8]) {
+        let directory = out.join("blobs/sha256");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(IMAGE.layers[0].digest.hex()), bytes).unwrap();
+    }
+    fn index(out: &Path, bytes: &str) {
+        std::fs::create_dir_all(out).unwrap();
+        std::fs::write(out.join("index.json"), bytes).unwrap();
+    }
+    const OTHER: &str = r#"{"schemaVersion":2,"x":[1, 2],"manifests":[{"mediaType":"a/b","digest":"x:y","size":1,"z":{}}]}"#;
+    vec![
+        row("65 a layer with a wrong byte", Options::default)
+            .prepared(|out| {
+                let mut bytes = IMAGE.layers[0].bytes.to_vec();
+                bytes[1_000] ^= 1;
+                blob(out, &bytes);
+            })
+            .says("is damaged (its bytes on disk have the digest sha256:")
+            .starts(&[0]),
+        row("65 a layer that is cut", Options::default)
+            .prepared(|out| blob(out, &IMAGE.layers[0].bytes[..100]))
+            .says("is damaged (100 bytes on disk instead of 524288)")
+            .starts(&[0]),
+        row("65 a layer that is whole", Options::default)
+            .prepared(|out| blob(out, &IMAGE.layers[0].bytes))
+            .says(": Already exists")
+            .starts(&[]),
+        row("66 an index of another tool's", Options::default).prepared(|out| index(out, OTHER)),
+    ]
+}
+
+// --- sizes ---------------------------------------------------------------------------------------
+
+pub fn sizes() -> Vec<Row> {
+    let of_layers = |layers: Vec<Bytes>| {
+        move || {
+            let image = Image::of_layers(Format::Oci, Platform::LINUX_AMD64, layers.clone());
+            Scene::serving(Options::default(), &image)
+        }
+    };
+    let tiny = (0..2_000).map(|nth| Bytes::from(format!("{nth}"))).collect();
+    vec![
+        row_of("79 2,000 layers", of_layers(tiny)).flags(&["--jobs", "8"]).asked(Kind::Blob, 2_001),
+        row_of("79 an empty layer, and one of a byte", of_layers(vec!["".into(), "1".into()])),
+        row_of("79 no layer", of_layers(vec![])),
+        row_of("79 the same layer twice", || {
+            let layers = vec![Bytes::from_static(b"twice"); 2];
+            let image = Image::of_layers(Format::Oci, Platform::LINUX_AMD64, layers);
+            Scene::serving(Options::default(), &image)
+        })
+        .asked(Kind::Blob, 2),
+        row_of("61 a layer larger than the disk", || {
+            let mut document: Value = serde_json::from_slice(&IMAGE.manifest.bytes).unwrap();
+            document["layers"][0]["size"] = json!(1_u64 << 44);
+            serving_document(&Blob::new(MediaType::OCI_MANIFEST, document.to_string()))
+        })
+        .fails(8, "disk-full", "need 16.0 TiB", Nothing)
+        .asked(Kind::Blob, 0),
+    ]
+}
