@@ -228,8 +228,7 @@ fn breaks() -> Vec<Row> {
             assert_eq!(reset, 7);
             pulled.expect_waste(0);
         })
-        .faults(many_at_once)
-        .flags(&["--retries", "1"]),
+        .faults(many_at_once),
     ]
 }
 
