@@ -5,10 +5,11 @@
 //! `RINGPULL_ROW=13 cargo test --test pull_faults table` checks the rows whose name contains that.
 //!
 //! ```text
-//!   harness     what a row is, and how it is checked
-//!   wire        rows: connections, silence, framing, ranges, content
-//!   protocol    rows: manifests, tokens, redirects, refusals, certificates, files that are there
-//!   alone       what needs a clock, a signal, a second process: tests of their own
+//!   harness       what a row is, and how it is checked
+//!   wire          rows: connections, silence, framing, ranges, content
+//!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
+//!   alone         what needs a clock, a signal, a second process: tests of their own
+//!   surroundings  links, limits, an interrupted kernel: tests of their own
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +29,8 @@ mod harness;
 #[path = "pull_faults/protocol.rs"]
 mod protocol;
 mod support;
+#[path = "pull_faults/surroundings.rs"]
+mod surroundings;
 #[path = "pull_faults/wire.rs"]
 mod wire;
 
@@ -92,7 +95,12 @@ fn the_list_of_faults_is_true() {
     for name in list.split('`').filter(|word| word.contains('_') && !word.contains(['/', ' ', '…']))
     {
         let test = format!("fn {name}()");
-        let files = [include_str!("pull_faults/alone.rs"), include_str!("store.rs")];
+        let files = [
+            include_str!("pull_faults/alone.rs"),
+            include_str!("pull_faults/surroundings.rs"),
+            include_str!("crash.rs"),
+            include_str!("store.rs"),
+        ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");
     }
 }

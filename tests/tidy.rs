@@ -28,7 +28,7 @@ const FILE_LINES_MAX: usize = 1_500;
 /// Directories that hold text of ours, besides the files at the top.
 const DIRECTORIES: [&str; 7] = [".ci", "bench", "benches", "docs", "scripts", "src", "tests"];
 /// Bytes as a peer or another tool wrote them: no rule of ours holds for their form.
-const VERBATIM: [&str; 3] = ["tests/fuzz", "tests/golden", "tests/vectors"];
+const VERBATIM: [&str; 3] = ["tests/fuzz/corpus", "tests/golden", "tests/vectors"];
 
 // --- where things may be -------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 //! The lock of a layout: held for one change of `index.json`, never while anything is fetched.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::directory::Directory;
@@ -34,10 +34,11 @@ impl Lock {
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::Error(error)) => {
+                // On some file systems a call can be interrupted that does not wait.
+                Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Interrupted => {
                     return Err(StoreError::io("lock", &path, error));
                 }
-                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
             }
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {

@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpai
 use socket2::SockAddr;
 
 use super::Engine;
-use ring::reap;
+use ring::{reap, submit};
 
 /// Whether the io_uring engine can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +174,7 @@ fn entered(ring: &mut IoUring) -> io::Result<bool> {
     if unsafe { ring.submission().push(&nop) }.is_err() {
         return Ok(false);
     }
-    ring.submit()?;
+    submit(ring)?;
     Ok(reap(ring, 1)?.is_some())
 }
 
@@ -192,7 +192,7 @@ fn refused_connect(ring: &mut IoUring) -> io::Result<Result<(), String>> {
     if unsafe { ring.submission().push(&connect) }.is_err() {
         return Ok(Err(QUEUE_FULL.into()));
     }
-    ring.submit()?;
+    submit(ring)?;
     let Some(results) = reap(ring, 1)? else {
         give_up(socket, address);
         return Ok(Err("a connect did not complete".into()));
@@ -242,7 +242,7 @@ impl EndsBy {
         if unsafe { ring.submission().push_multiple(&[receive, timeout]) }.is_err() {
             return Ok(Err(QUEUE_FULL.into()));
         }
-        ring.submit()?;
+        submit(ring)?;
         let Some(results) = reap(ring, 2)? else {
             give_up(ours, held);
             return Ok(Err("a receive was not ended by its linked timeout".into()));
@@ -296,7 +296,7 @@ fn send_a_byte(ring: &mut IoUring, socket: &OwnedFd) -> io::Result<Result<(), St
     if unsafe { ring.submission().push(&send) }.is_err() {
         return Ok(Err(QUEUE_FULL.into()));
     }
-    ring.submit()?;
+    submit(ring)?;
     let results = reap(ring, 1)?;
     Ok(match results.as_deref() {
         Some([(_, 1)]) => Ok(()),

@@ -13,7 +13,7 @@ use io_uring::{IoUring, squeue, types};
 use rustix::io_uring::{IoringRegisterOp, io_uring_register};
 use socket2::SockAddr;
 
-use super::ring::{STEP_TIMEOUT, wait_readable};
+use super::ring::{STEP_TIMEOUT, submit, wait_readable};
 
 /// A submission queue entry as the kernel's header lays it out (`struct io_uring_sqe`).
 #[derive(Debug, Clone, Copy, Default)]
@@ -237,7 +237,7 @@ impl Bench {
                 return Err(io::Error::other("the submission queue is full"));
             }
         }
-        self.ring.submit().map(drop)
+        submit(&self.ring)
     }
 
     /// Waits for `count` completions; fewer, if they do not come in time.

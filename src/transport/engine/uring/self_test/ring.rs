@@ -50,6 +50,22 @@ const REGISTER_PROBE: u8 = 8;
 /// `IORING_REGISTER_ENABLE_RINGS`.
 const REGISTER_ENABLE_RINGS: u8 = 12;
 
+/// Hands what is queued to the kernel; again, for up to [`STEP_TIMEOUT`], while it is interrupted or
+/// has no room for the moment: that says nothing about what it can do.
+pub(super) fn submit(ring: &IoUring) -> io::Result<()> {
+    let end = Instant::now() + STEP_TIMEOUT;
+    loop {
+        let Err(error) = ring.submit() else { return Ok(()) };
+        let passing = [Errno::INTR, Errno::AGAIN, Errno::BUSY];
+        if !Errno::from_io_error(&error).is_some_and(|errno| passing.contains(&errno))
+            || Instant::now() >= end
+        {
+            return Err(error);
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Waits for `count` completions, and returns their user data and results; `None` if they do not
 /// come within [`STEP_TIMEOUT`].
 pub(super) fn reap(ring: &mut IoUring, count: usize) -> io::Result<Option<Vec<(u64, i32)>>> {

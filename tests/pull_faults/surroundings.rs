@@ -1,0 +1,176 @@
+//! Faults of what is around a pull: files that are no files, limits on the process, a kernel that is
+//! interrupted, another tool in the same directory. A test each, on both engines.
+
+use std::ffi::OsString;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use ringpull::demo::{Action, Image, Kind, Options, Rule};
+
+use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
+use crate::support::layout::Layout;
+use crate::support::process::{Outcome, Running, SOON, ringpull_under, run};
+use crate::support::ringpull::engines;
+use crate::support::tools::tool_or_skip;
+
+// --- 64: links, and what is no file --------------------------------------------------------------
+
+#[test]
+fn a_pull_follows_no_link_and_opens_nothing_but_files() {
+    type Make = fn(&Path, &Path);
+    fn at_blob(out: &Path) -> std::path::PathBuf {
+        let directory = out.join("blobs/sha256");
+        std::fs::create_dir_all(&directory).unwrap();
+        directory.join(IMAGE.layers[0].digest.hex())
+    }
+    let rows: [(&str, Make); 9] = [
+        ("the directory is a link", |out, other| symlink(other, out).unwrap()),
+        ("the directory is a file", |out, _| std::fs::write(out, "").unwrap()),
+        ("blobs is a link", |out, other| {
+            std::fs::create_dir(out).unwrap();
+            symlink(other, out.join("blobs")).unwrap();
+        }),
+        ("index.json is a link", |out, other| {
+            std::fs::create_dir(out).unwrap();
+            symlink(other.join("x"), out.join("index.json")).unwrap();
+        }),
+        ("a blob is a link", |out, other| {
+            std::fs::write(other.join("x"), &IMAGE.layers[0].bytes).unwrap();
+            symlink(other.join("x"), at_blob(out)).unwrap();
+        }),
+        ("a blob is a link to nothing", |out, _| symlink("nowhere", at_blob(out)).unwrap()),
+        ("a blob is a directory", |out, _| std::fs::create_dir(at_blob(out)).unwrap()),
+        ("a blob is a FIFO", |out, _| {
+            let made = Command::new("mkfifo").arg(at_blob(out)).status().unwrap();
+            assert!(made.success());
+        }),
+        // Whoever writes to its other name writes to the blob.
+        ("a blob has a second name", |out, other| {
+            std::fs::write(other.join("x"), &IMAGE.layers[0].bytes).unwrap();
+            std::fs::hard_link(other.join("x"), at_blob(out)).unwrap();
+        }),
+    ];
+    for engine in engines() {
+        for (name, make) in rows {
+            let scene = Scene::serving(Options::default(), &IMAGE);
+            let (out, other) = (Destination::new(), tempfile::tempdir().unwrap());
+            make(&out.path, other.path());
+            let before = (tree(&out.path), tree(other.path()));
+            let outcome = pull(engine, &scene, &out, &[]);
+            let class = if name == "the directory is a file" { "disk" } else { "unsafe-path" };
+            println!("{engine}: {name}: {}", outcome.last_line());
+            outcome.expect_failure(8, class, "");
+            assert_eq!((tree(&out.path), tree(other.path())), before, "{engine}: {name}");
+            let layers = scene.registry.unwrap().log();
+            let layers = layers.iter().filter(|line| line.kind == Kind::Blob).count();
+            assert_eq!(layers, 0, "{engine}: {name}: found after the download");
+        }
+    }
+}
+
+/// All that is at `path`, with its bytes: links are not followed, FIFOs not read.
+fn tree(path: &Path) -> Vec<(OsString, Option<Vec<u8>>)> {
+    let Ok(metadata) = path.symlink_metadata() else { return Vec::new() };
+    let kind = metadata.file_type();
+    let bytes = match () {
+        () if kind.is_file() => Some(std::fs::read(path).unwrap()),
+        () if kind.is_symlink() || kind.is_fifo() => None,
+        () => {
+            let entries = std::fs::read_dir(path).unwrap();
+            let mut all: Vec<_> = entries.flat_map(|entry| tree(&entry.unwrap().path())).collect();
+            all.sort();
+            all.push((path.as_os_str().to_owned(), None));
+            return all;
+        }
+    };
+    vec![(path.as_os_str().to_owned(), bytes)]
+}
+
+// --- 69: a tool that knows no lock ---------------------------------------------------------------
+
+#[test]
+fn what_another_tool_names_meanwhile_is_kept() {
+    const THEIRS: &str = r#"{"schemaVersion":2,"theirs":[1, 2],"manifests":[{"mediaType":"a/b",
+        "digest":"sha256:00","size":1,"annotations":{"org.opencontainers.image.ref.name":"theirs"}}]}"#;
+    for engine in engines() {
+        let pause = Rule::on(Kind::Blob).layer(0).first(1).then(Action::PauseAfter(1_000));
+        let scene = Scene::serving(Options { faults: pause.into(), ..Options::default() }, &IMAGE);
+        let registry = scene.registry.as_ref().unwrap();
+        let out = Destination::new();
+        let running = Running::start(pulling(engine, &scene, &out, &[]));
+        // The index has been read by then, and was not there.
+        assert!(registry.wait_until(SOON, |log| log.iter().any(|line| line.body_sent == 1_000)));
+        std::fs::create_dir_all(&out.path).unwrap();
+        std::fs::write(out.path.join("index.json"), THEIRS).unwrap();
+        registry.go();
+        running.wait().expect_success();
+        out.expect(Disk::Image, &IMAGE);
+        let tags = Layout::open(&out.path).tags();
+        assert_eq!(tags.keys().collect::<Vec<_>>(), ["latest", "theirs"], "{engine}");
+        let index = std::fs::read_to_string(out.path.join("index.json")).unwrap();
+        assert!(index.contains("\"theirs\":"), "{engine}: {index}");
+    }
+}
+
+// --- 77: a kernel that is interrupted ------------------------------------------------------------
+
+#[test]
+fn a_ring_that_must_be_entered_again_is() {
+    if tool_or_skip("strace").is_none() || !engines().contains(&"uring") {
+        return;
+    }
+    for errno in ["EINTR", "EAGAIN", "EBUSY"] {
+        // Each second time, each third, and some times in a row. An entry that the runtime has lost
+        // so is made up for by the engine's watch, a second later.
+        for when in ["1+2", "2+3", "8..10"] {
+            let scene = Scene::serving(Options::default(), &IMAGE);
+            let out = Destination::new();
+            let mut strace = Command::new("strace");
+            let inject = format!("inject=io_uring_enter:error={errno}:when={when}");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter"]);
+            strace.args(["-e", &inject]);
+            let destination = out.reference();
+            let arguments = ["pull", "--engine", "uring", &scene.reference, &destination];
+            let outcome = run(ringpull_under(strace, &arguments));
+            println!("{errno} {when}: {}", outcome.last_line());
+            outcome.expect_success();
+            out.expect(Disk::Image, &IMAGE);
+        }
+    }
+}
+
+// --- 78: limits ----------------------------------------------------------------------------------
+
+#[test]
+fn few_descriptors_and_no_locked_memory_will_do() {
+    // More layers than there are descriptors.
+    let image = Image::generate(5, &[4 << 10; 24]);
+    for engine in engines() {
+        // `-l` does not bind root; of other users, kernels before 5.12 count rings towards it.
+        for limits in ["ulimit -n 16", "ulimit -l 0", "ulimit -n 16 -l 0"] {
+            let scene = Scene::serving(Options::default(), &image);
+            let out = Destination::new();
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
+            let destination = out.reference();
+            let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
+            let outcome = run(ringpull_under(shell, &arguments));
+            println!("{engine}: {limits}: {}", outcome.last_line());
+            outcome.expect_success();
+            out.expect(Disk::Image, &image);
+        }
+    }
+}
+
+// --- what they share -----------------------------------------------------------------------------
+
+fn pulling(engine: &str, scene: &Scene, out: &Destination, flags: &[&str]) -> Command {
+    let destination = out.reference();
+    let arguments = [&["pull", "--engine", engine, &scene.reference, &destination], flags].concat();
+    in_environment(&arguments)
+}
+
+fn pull(engine: &str, scene: &Scene, out: &Destination, flags: &[&str]) -> Outcome {
+    run(pulling(engine, scene, out, flags))
+}
