@@ -210,6 +210,13 @@ pub const MEMORY: u64 = 64 << 20;
 /// What a connection takes of that, in bytes: a buffer to receive into, and over TLS a second one.
 pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64;
 
+/// File descriptors that a connection may need: its socket, one beside it where a registry
+/// redirects, the file of its blob and of one that is being verified, their directories meanwhile.
+pub const CONNECTION_DESCRIPTORS: u64 = 6;
+
+/// File descriptors that a pull needs besides: standard streams, two engines, signals, the store.
+pub const DESCRIPTORS_RESERVED: u64 = 20;
+
 /// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
 /// one piece.
 pub const PIECE_FIRST: u64 = 16 << 20;

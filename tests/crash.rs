@@ -155,6 +155,8 @@ fn sweep(choose: impl Fn(Vec<Point>) -> Vec<Point>) {
             tally.endings,
             tally.failed.len()
         );
+        // Calls differ a little from run to run; but a sweep that meets nothing shows nothing.
+        assert!(tally.reached * 10 >= points.len() * 7, "{engine}: too few points are reached");
         failed.extend(tally.failed);
     }
     assert!(failed.is_empty(), "{failed:#?}");
@@ -344,7 +346,8 @@ impl Stage {
         let place = Place::new(self, point.pull);
         let trace = format!("trace={}", point.call);
         let inject = format!("inject={}", point.inject());
-        let flags = ["--seccomp-bpf", "-e", &trace, "-e", &inject];
+        // Not with --seccomp-bpf: strace 6.1 then counts wrongly.
+        let flags = ["-e", &trace, "-e", &inject];
         let ended = self.pull_traced(point.engine, &place, &flags);
         let shown =
             Shown(format!("{}\n{}\n{}", point.name(), ended.stderr, injected(&ended.trace)));

@@ -26,6 +26,8 @@ const ACCEPTED: &[Row] = &[
         "latest",
         "library/foo/bar:latest",
     ),
+    // The short form would be at another registry.
+    ("docker.io/a.b/c", "docker.io", "a.b/c", "latest", "docker.io/a.b/c:latest"),
     ("fooo/bar", "docker.io", "fooo/bar", "latest", "fooo/bar:latest"),
     ("nonlibrary/ubuntu", "docker.io", "nonlibrary/ubuntu", "latest", "nonlibrary/ubuntu:latest"),
     ("other/library", "docker.io", "other/library", "latest", "other/library:latest"),

@@ -235,7 +235,11 @@ impl Reference {
             Some(name) if !name.contains('/') => name,
             _ => &self.repository,
         };
-        format!("{path}{}", self.version)
+        // And `docker.io/a.b/c` keeps its registry: `a.b/c` would be at another one.
+        match split_registry(path) {
+            Ok((None, _)) => format!("{path}{}", self.version),
+            _ => self.to_string(),
+        }
     }
 }
 

@@ -222,9 +222,13 @@ impl Board {
         let offering = |index: &usize| self.blobs[*index].offers_a_piece(now);
         let all = || (0..self.blobs.len()).filter(offering);
         let underway = self.blobs.iter().filter(|blob| blob.started && !blob.received).count();
+        // Those that are being verified have their files open, too: a disk slower than the network
+        // must not let them pile up.
+        let open = self.blobs.iter().filter(|blob| blob.started && !blob.stored).count();
+        let one_more = underway < self.jobs && open < 2 * self.jobs;
         all()
             .find(|&index| self.blobs[index].started && self.blobs[index].in_flight == 0)
-            .or_else(|| all().find(|&index| underway < self.jobs && !self.blobs[index].started))
+            .or_else(|| all().find(|&index| one_more && !self.blobs[index].started))
             .or_else(|| {
                 all()
                     .filter(|&index| self.blobs[index].started)
@@ -413,6 +417,22 @@ mod tests {
         assert!(board.received(0, &first, Duration::from_secs(1)));
         let empty = board.take(0, now).unwrap();
         assert_eq!(empty.range, 0..0);
+    }
+
+    #[test]
+    fn blobs_that_are_being_verified_hold_new_ones_back() {
+        let (mut board, now) = (board(&[1; 30], 30), Instant::now());
+        for _ in 0..2 {
+            let pieces: Vec<Piece> = std::iter::from_fn(|| board.take(0, now)).collect();
+            assert_eq!(pieces.len(), 6);
+            for piece in &pieces {
+                assert!(board.received(0, piece, Duration::from_millis(1)));
+            }
+        }
+        assert!(board.take(0, now).is_none(), "twelve files are open");
+        board.stored(3);
+        assert!(board.take(0, now).is_some());
+        assert!(board.take(0, now).is_none());
     }
 
     #[test]

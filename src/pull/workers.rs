@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,7 +20,10 @@ use super::tuner::{Measured, Tuner};
 use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
-use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, PIECE_FIRST, TUNER_INTERVAL, WORKERS_MAX};
+use crate::limits::{
+    CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, PIECE_FIRST,
+    TUNER_INTERVAL, WORKERS_MAX,
+};
 use crate::report::format;
 use crate::transport::{Engine, EngineKind};
 
@@ -42,7 +46,8 @@ pub(super) async fn fetch_all(
     let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
-    let board = Board::new(sizes, network.retries, network.jobs, workers);
+    // A blob under way has a file open, whether or not a connection is busy with it.
+    let board = Board::new(sizes, network.retries, network.jobs.min(most), workers);
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
     let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
 
@@ -85,9 +90,12 @@ fn died(how: &'static str) -> Error {
     Error::system("a thread that fetches blobs died", std::io::Error::other(how))
 }
 
-/// How many connections the memory allows, or the user.
+/// How many connections the memory and the limit on descriptors allow, or the user.
 fn most_connections(network: &NetworkConfig) -> usize {
-    let allowed = usize::try_from(network.memory / CONNECTION_MEMORY).unwrap_or(usize::MAX);
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let allowed = (network.memory / CONNECTION_MEMORY)
+        .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
+    let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
     allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
 }
 

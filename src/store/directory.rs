@@ -162,7 +162,7 @@ impl Directory {
     pub(super) fn names(&self) -> Result<Vec<OsString>, StoreError> {
         let failed = |errno: Errno| StoreError::io("list", &self.path, errno);
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+        for entry in retry_on_intr(|| Dir::read_from(&self.fd)).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(OsString::from_vec(name));

@@ -148,7 +148,8 @@ fn few_descriptors_and_no_locked_memory_will_do() {
     let image = Image::generate(5, &[4 << 10; 24]);
     for engine in engines() {
         // `-l` does not bind root; of other users, kernels before 5.12 count rings towards it.
-        for limits in ["ulimit -n 16", "ulimit -l 0", "ulimit -n 16 -l 0"] {
+        for limits in ["ulimit -n 24", "ulimit -n 40", "ulimit -l 0", "ulimit -n 24 && ulimit -l 0"]
+        {
             let scene = Scene::serving(Options::default(), &image);
             let out = Destination::new();
             let mut shell = Command::new("sh");
@@ -160,6 +161,17 @@ fn few_descriptors_and_no_locked_memory_will_do() {
             outcome.expect_success();
             out.expect(Disk::Image, &image);
         }
+        // Too few for one connection and its file: it is said, and nothing is left behind.
+        let scene = Scene::serving(Options::default(), &image);
+        let out = Destination::new();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n 14 && exec \"$0\" \"$@\""]);
+        let destination = out.reference();
+        let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
+        let outcome = run(ringpull_under(shell, &arguments));
+        assert_eq!(outcome.code, 8, "{}", outcome.all);
+        assert!(outcome.last_line().contains("Too many open files"), "{}", outcome.all);
+        out.expect(Disk::Blobs, &image);
     }
 }
 
