@@ -225,6 +225,11 @@ pub const PIECE_TIME: Duration = Duration::from_secs(1);
 /// How far hashing may be behind writing before a thread is given to it, in bytes.
 pub const HASH_BEHIND_MAX: u64 = 4 << 20;
 
+/// How many bytes the thread that hashes a blob is woken for, if there are not fewer left: few
+/// enough to be warm still.
+pub const FOLLOW_STEP: u64 = 1 << 20;
+const _: () = assert!(FOLLOW_STEP < HASH_BEHIND_MAX);
+
 /// How much of a blob must be left for an idle core to take over its hashing, in bytes.
 pub const FOLLOW_SIZE_MIN: u64 = 64 << 20;
 
@@ -238,8 +243,17 @@ pub const TUNER_TICKS_MAX: u32 = 20;
 /// How much more twice as many connections must bring to be kept, in per cent.
 pub const TUNER_GAIN_MIN: u64 = 15;
 
-/// Share of all cores in use above which connections are not what is missing, in per cent.
+/// Share of the cores in use above which connections are not what is missing, in per cent.
 pub const TUNER_CPU_SHARE_MAX: u64 = 55;
+
+/// Share of all cores below which a pull that finds them busy is kept small by others, and not by its
+/// own work, in per cent.
+pub const TUNER_CPU_SHARE_FAIR: u64 = 25;
+
+/// Share of the cores in use above which connections stop to share blobs, in per cent. Well above the
+/// share at which they begin, for sharing uses more.
+pub const TUNER_SPREAD_CPU_MAX: u64 = 90;
+const _: () = assert!(TUNER_CPU_SHARE_MAX < TUNER_SPREAD_CPU_MAX);
 
 /// How long nothing is tried after a try that brought nothing, or an objection; doubled each time.
 pub const TUNER_REST: Duration = Duration::from_secs(1);

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::pool::Pool;
 use super::{Error, Session, Timeouts};
 use crate::http::{self, After, Event, Exchange, Request, ResponseHead, TargetForm};
-use crate::limits::{LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, REFUSAL_BODY_SIZE_MAX};
+use crate::limits::{
+    LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, RECV_BUFFER_SIZE, REFUSAL_BODY_SIZE_MAX,
+};
 use crate::origin::Origin;
 use crate::report::format;
 use crate::transport::{self, Connection, Deadline, Fill, Phase};
@@ -38,12 +40,20 @@ pub struct Body {
 
 /// How fast a body comes, and how many bytes a receive should wait for by that.
 struct Pace {
+    /// What the first byte is to whoever writes it down.
+    offset: u64,
     since: Instant,
     received: u64,
     /// The last receive had a mark.
     marked: bool,
     /// A mark was not reached in time: this body gets none any more.
     fell_short: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { offset: 0, since: Instant::now(), received: 0, marked: false, fell_short: false }
+    }
 }
 
 impl Pace {
@@ -63,6 +73,14 @@ impl Pace {
         let mark = if self.fell_short { 1 } else { power.min(remaining).max(1) };
         connection.set_low_water(usize::try_from(mark).unwrap_or(1));
         self.marked = mark > 1;
+    }
+
+    /// How many bytes are missing to the next multiple of [`RECV_BUFFER_SIZE`]. The head of the answer
+    /// comes with the first bytes of its body, and leaves the others askew; in whole blocks they
+    /// are written at a third less (measured on ext4, Linux 6.18).
+    fn up_to_the_next_block(&self) -> usize {
+        let at = self.offset.wrapping_add(self.received) % RECV_BUFFER_SIZE as u64;
+        RECV_BUFFER_SIZE - usize::try_from(at).unwrap_or(0)
     }
 }
 
@@ -88,7 +106,7 @@ pub(super) async fn ask(
             let body = Body {
                 connection: Some(connection),
                 exchange,
-                pace: Pace { since: Instant::now(), received: 0, marked: false, fell_short: false },
+                pace: Pace::default(),
                 used: 0,
                 session: Arc::clone(session),
                 pool: pool.clone(),
@@ -158,7 +176,8 @@ impl Body {
                     connection.consume(used);
                     self.pace.set_low_water(connection, self.exchange.body_remaining());
                     let deadline = Deadline::after(self.session.timeouts.recv, Phase::Body);
-                    if let Fill::End { clean } = connection.fill(deadline).await? {
+                    let most = self.pace.up_to_the_next_block();
+                    if let Fill::End { clean } = connection.fill_up_to(most, deadline).await? {
                         let after = self.exchange.recv_eof(clean)?;
                         self.end(after);
                     }
@@ -209,6 +228,11 @@ impl Body {
         if self.remaining().is_some_and(|size| size <= REFUSAL_BODY_SIZE_MAX as u64) {
             self.excerpt().await;
         }
+    }
+
+    /// The first byte will be written at `offset`: receives then end where blocks do.
+    pub fn starts_at(&mut self, offset: u64) {
+        self.pace.offset = offset;
     }
 
     /// How many bytes are to come, where the framing says so.

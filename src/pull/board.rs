@@ -80,10 +80,10 @@ impl Blob {
     }
 
     /// Whether one more connection may fetch a piece of it now.
-    fn offers_a_piece(&self, now: Instant) -> bool {
+    fn offers_a_piece(&self, spread: bool, now: Instant) -> bool {
         !self.missing.is_empty()
             && self.not_before.is_none_or(|at| at <= now)
-            && (self.in_flight == 0 || self.ranges == Ranges::Honoured)
+            && (self.in_flight == 0 || (spread && self.ranges == Ranges::Honoured))
     }
 }
 
@@ -104,6 +104,8 @@ pub(super) struct Board {
     rate: Option<u64>,
     /// The registry asked for silence until then.
     gate: Option<Instant>,
+    /// Several connections may fetch one blob.
+    spread: bool,
 }
 
 impl Board {
@@ -136,7 +138,18 @@ impl Board {
             flowing: 0,
             rate: None,
             gate: None,
+            spread: true,
         }
+    }
+
+    /// Whether several connections may fetch one blob from now on.
+    pub(super) fn spread(&mut self, spread: bool) {
+        self.spread = spread;
+    }
+
+    /// Whether several connections may fetch one blob.
+    pub(super) fn is_spread(&self) -> bool {
+        self.spread
     }
 
     /// How many connections are wanted from now on.
@@ -219,7 +232,7 @@ impl Board {
     /// Which blob gets the next connection: one that lost its only one, then one that has not
     /// started, then the one of which most is missing.
     fn choose(&self, now: Instant) -> Option<usize> {
-        let offering = |index: &usize| self.blobs[*index].offers_a_piece(now);
+        let offering = |index: &usize| self.blobs[*index].offers_a_piece(self.spread, now);
         let all = || (0..self.blobs.len()).filter(offering);
         let underway = self.blobs.iter().filter(|blob| blob.started && !blob.received).count();
         all()
@@ -482,6 +495,20 @@ mod tests {
         let stream = board.take(0, later).unwrap();
         assert_eq!((stream.range, stream.form), (first.range.end..100 * MIB, Form::Whole));
         assert_eq!(board.take(0, later), None);
+    }
+
+    #[test]
+    fn a_large_blob_is_shared_only_where_that_is_wanted() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 3);
+        board.spread(false);
+        let first = board.take(0, now).unwrap();
+        board.ranges_are_honoured(0);
+        assert_eq!(board.take(0, now), None);
+        board.received(0, &first, Duration::from_secs(1));
+        assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
+        board.spread(true);
+        assert!(board.take(0, now).is_some());
     }
 
     #[test]

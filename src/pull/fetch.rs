@@ -250,6 +250,7 @@ async fn receive(
     wanted: &Range<u64>,
 ) -> Result<(), Cause> {
     let mut at = sent.start;
+    answer.body.starts_at(at);
     loop {
         let bytes = match answer.body.next().await {
             Ok(Some(bytes)) => bytes,

@@ -15,7 +15,7 @@ use super::board::Board;
 use super::error::{Cause, Error};
 use super::fetch::{self, Fetch};
 use super::throttle::Throttle;
-use super::tuner::{Measured, Tuner};
+use super::tuner::{Cpu, Measured, Tuner};
 use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
@@ -42,7 +42,9 @@ pub(super) async fn fetch_all(
     let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
-    let board = Board::new(sizes, network.retries, network.jobs, workers);
+    let mut board = Board::new(sizes, network.retries, network.jobs, workers);
+    // Until it is known that there are cores to do the work.
+    board.spread(!tuner.is_free());
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
     let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
 
@@ -141,8 +143,10 @@ async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
 
 /// Measures, and changes the number of connections if that is called for.
 fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
-    fetch.use_idle_cores(cores);
     let measured = meter.measure(fetch, cores);
+    if measured.cpu.has_idle_core(cores) {
+        fetch.use_idle_cores(cores);
+    }
     let (before, target) = {
         // The board first, as where a failure backs off; both, so that neither overrules the other
         // with what it has read before.
@@ -151,6 +155,10 @@ fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
         let before = tuner.target();
         tuner.tick(measured, Instant::now());
         board.set_target(tuner.target());
+        if tuner.is_free() {
+            let spread = measured.cpu.spreads(board.is_spread());
+            board.spread(spread);
+        }
         (before, tuner.target())
     };
     if target != before {
@@ -168,12 +176,14 @@ struct Meter {
     at: Instant,
     bytes: u64,
     cpu: Duration,
+    /// Time that all cores had nothing to do; absent where the kernel does not tell.
+    idle: Option<Duration>,
 }
 
 impl Meter {
     fn new(fetch: &Fetch) -> Meter {
         let bytes = fetch.context.session.bytes_received();
-        Meter { at: Instant::now(), bytes, cpu: cpu_time() }
+        Meter { at: Instant::now(), bytes, cpu: cpu_time(), idle: idle_time() }
     }
 
     /// What happened since the last call.
@@ -181,13 +191,32 @@ impl Meter {
         let now = Meter::new(fetch);
         let elapsed = now.at.saturating_duration_since(self.at).max(Duration::from_millis(1));
         let rate = format::per_second(now.bytes - self.bytes, elapsed);
-        let used = now.cpu.saturating_sub(self.cpu).as_micros() * 100;
-        let cpu = used / (elapsed.as_micros() * cores as u128).max(1);
+        let all = elapsed.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+        let used = now.cpu.saturating_sub(self.cpu);
+        let idle = match (now.idle, self.idle) {
+            (Some(now), Some(before)) => now.saturating_sub(before).min(all),
+            _ => all.saturating_sub(used),
+        };
         *self = now;
         let board = fetch.board();
         let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
-        Measured { rate, cpu: u64::try_from(cpu).unwrap_or(100), saturated, flowing }
+        let cpu = Cpu { used: share(used, all), idle: share(idle, all) };
+        Measured { rate, cpu, saturated, flowing }
     }
+}
+
+/// `part` of `whole`, in per cent.
+fn share(part: Duration, whole: Duration) -> u64 {
+    u64::try_from(part.as_micros() * 100 / whole.as_micros().max(1)).unwrap_or(100)
+}
+
+/// Time that all cores of the machine had nothing to do since it was started (proc_stat(5)).
+fn idle_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let idle = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().nth(3)?;
+    let ticks: u64 = idle.parse().ok()?;
+    let micros_per_tick = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_micros(ticks.saturating_mul(micros_per_tick)))
 }
 
 /// User and system time of all threads of this process.

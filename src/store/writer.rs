@@ -12,7 +12,7 @@ use super::extents::Extents;
 use super::partial::Partial;
 use super::{Store, StoreError, blob_directory};
 use crate::image::{Descriptor, Digest, Hasher};
-use crate::limits::{HASH_BUFFER_SIZE, RESERVE_SIZE_MIN, WRITE_BACK_STEP};
+use crate::limits::{FOLLOW_STEP, HASH_BUFFER_SIZE, RESERVE_SIZE_MIN, WRITE_BACK_STEP};
 
 /// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
 ///
@@ -62,6 +62,8 @@ struct State {
     handed_over: u64,
     /// No more bytes will be written: whoever follows may go.
     closed: bool,
+    /// How many threads wait for a change: telling nobody is a system call, too.
+    waiting: usize,
 }
 
 impl State {
@@ -72,6 +74,7 @@ impl State {
             hashed: 0,
             handed_over: 0,
             closed: false,
+            waiting: 0,
         }
     }
 
@@ -122,6 +125,7 @@ impl BlobWriter {
         }
         let mut state = self.lock();
         state.written.insert(offset..end);
+        let mut returned = false;
         if new == bytes.len() as u64
             && state.hashed == offset
             && let Some(mut hasher) = state.hasher.take()
@@ -131,10 +135,18 @@ impl BlobWriter {
             state = self.lock();
             state.hashed = end;
             state.hasher = Some(hasher);
+            returned = true;
         }
         let behind = state.behind();
+        // Whoever waits for bytes is told of a few buffers' worth at a time, and of the last ones.
+        let worth_it = returned
+            || behind.end - behind.start >= FOLLOW_STEP
+            || state.written.size() == self.descriptor.size;
+        let heard = state.waiting > 0 && worth_it;
         drop(state);
-        self.changed.notify_all();
+        if heard {
+            self.changed.notify_all();
+        }
         self.start_write_back();
         Ok(Written { new, behind: behind.end - behind.start })
     }
@@ -318,8 +330,11 @@ impl BlobWriter {
         StoreError::Size { digest: self.descriptor.digest, expected: self.descriptor.size, got }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
