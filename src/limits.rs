@@ -199,6 +199,10 @@ pub const JOURNAL_SYNC_LAST_MAX: u64 = 32 << 20;
 /// back for a week is not going to.
 pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Youngest blob that is removed because no name leads to it. Another tool may have written it, and
+/// name it in a moment; the copying of a large image takes minutes.
+pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
+
 /// How many names are tried for a partial file before giving up: unique ones, or the same again while
 /// others remove it.
 pub const PARTIAL_NAMES_MAX: u32 = 16;

@@ -19,6 +19,7 @@ use ringpull::demo::{
     Action, Asked, Blob, Image, Kind, Options, Registry, RequestLine, Rule, Script,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 use support::layout::{Layout, expect_resumable, partials, sha256, verify_all};
 use support::process::{Outcome, Running, SOON, ringpull, run};
 use support::ringpull::engines;
@@ -320,6 +321,72 @@ fn a_pull_that_waits_can_be_interrupted() {
         assert_eq!(scene.end(second, Signal::INT).code, 130);
         assert_eq!(partials(&scene.path).len(), 2, "the first one's");
         scene.end(first, Signal::INT);
+    }
+}
+
+// --- what is kept is said, and can be removed ----------------------------------------------------
+
+#[test]
+fn images_and_partials_are_listed_and_partials_removed() {
+    let scene = interrupted("epoll", &[]);
+    let store = text(&scene.path);
+    let said = |arguments: &[&str]| {
+        let outcome = run(ringpull(&[arguments, &["--store", store]].concat()));
+        outcome.expect_success();
+        outcome.stdout
+    };
+    let digest = &SMALL.layers[0].digest;
+    let partial = format!("\n{}  14.3 of 16.0 MiB  ", digest.short());
+    let listed = said(&["images"]);
+    assert!(listed.contains("\nPARTIAL       HERE              AGE\n"), "{listed}");
+    assert!(listed.contains(&partial), "{listed}");
+    let document: Value = serde_json::from_str(&said(&["images", "--json"])).unwrap();
+    assert_eq!(document["images"], serde_json::json!([]));
+    let kept = &document["partials"][0];
+    assert_eq!((&kept["digest"], &kept["size"]), (&digest.to_string().into(), &SIZE.into()));
+    assert_eq!((&kept["kept"], &kept["busy"]), (&CUT.into(), &false.into()));
+
+    assert!(said(&["gc"]).starts_with("Removed 0 partial blobs (0 B), "));
+    assert!(said(&["gc", "--partials", "--dry-run"]).starts_with("Would remove 1 partial blob ("));
+    assert_eq!(partials(&scene.path).len(), 2);
+    assert!(said(&["gc", "--partials"]).starts_with("Removed 1 partial blob (14.4 MiB), "));
+    assert_eq!(partials(&scene.path), [""; 0]);
+
+    scene.pull("epoll", &[]).expect_success();
+    let listed = said(&["images"]);
+    let manifest = SMALL.manifest.digest.short();
+    assert!(listed.contains(&format!("\nlatest  {manifest}  linux/amd64  16.0 MiB\n")), "{listed}");
+    assert!(!listed.contains("PARTIAL"), "{listed}");
+    said(&["gc"]);
+    scene.expect_image(&SMALL);
+}
+
+#[test]
+fn what_only_looks_makes_no_store() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("none");
+    for arguments in [["images", "--store"], ["gc", "--store"]] {
+        run(ringpull(&[&arguments[..], &[text(&path)]].concat())).expect_success();
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn room_for_the_whole_pull_is_asked_for_before_the_first_byte() {
+    for engine in engines() {
+        let scene = Scene::new(Options::default(), &LAYERS);
+        std::fs::create_dir(&scene.path).unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=30m", "tmpfs", text(&scene.path)];
+        let mounted = std::process::Command::new("mount").args(mount).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            println!("skipped: a small disk: tmpfs cannot be mounted here");
+            return;
+        }
+        let outcome = scene.pull(engine, &[]);
+        let unmount = std::process::Command::new("umount").arg("-l").arg(&scene.path).output();
+        assert!(unmount.unwrap().status.success());
+        outcome.expect_failure(8, "disk-full", "need 33.0 MiB, have 30.0 MiB on ");
+        assert!(scene.registry.log().iter().all(|line| line.kind != Kind::Blob));
     }
 }
 

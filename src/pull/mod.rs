@@ -151,6 +151,8 @@ async fn pull_until(
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
     drop(client);
+    // What is found now must still be there when it is named.
+    let _held = context.store.hold_blobs().map_err(Error::new)?;
     let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
     let registered = register(&context, &resolved, &name)?;
 

@@ -8,6 +8,7 @@
 //!   blobs/<algorithm>/<hex>  each file hashes to its name
 //!   .ringpull/
 //!     lock                   flock, held for one change of index.json
+//!     pulls                  flock, shared by all pulls, and for garbage collection alone
 //!     verified               which blobs need not be hashed again
 //!     partial/               files being written, each locked by its writer; of blobs, the journals
 //! ```
@@ -23,11 +24,13 @@
 //! All calls block on the disk; none waits for the network. What of a blob is here when a process
 //! ends, in whatever way, is gone on with by the next that [claims](Store::claim) it.
 
+mod catalog;
 mod destination;
 mod directory;
 mod document;
 mod error;
 mod extents;
+mod garbage;
 mod index;
 mod journal;
 mod lock;
@@ -45,8 +48,10 @@ use std::time::Duration;
 
 use rustix::fs::Advice;
 
+pub use catalog::StoredImage;
 pub use destination::{Destination, DestinationError};
 pub use error::StoreError;
+pub use garbage::{Collect, Collected, HeldBlobs};
 pub use index::Registered;
 pub use partial::{KeptPartial, Swept};
 pub use writer::{BlobWriter, Claim, Written};
@@ -297,18 +302,6 @@ impl Store {
     pub fn sweep(&self) -> Result<Swept, StoreError> {
         match self.root().directory(PARTIALS)? {
             Some(partials) => partial::sweep(&partials, Sweep::Aged, false),
-            None => Ok(Swept::default()),
-        }
-    }
-
-    /// The same, of all partials that nobody writes, whatever their age: what they hold is fetched
-    /// again.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn sweep_all(&self) -> Result<Swept, StoreError> {
-        match self.root().directory(PARTIALS)? {
-            Some(partials) => partial::sweep(&partials, Sweep::All, false),
             None => Ok(Swept::default()),
         }
     }
