@@ -173,7 +173,38 @@ pub const INDEX_READS_MAX: u32 = 3;
 /// Pause before such a file is read again.
 pub const INDEX_READ_PAUSE: Duration = Duration::from_millis(20);
 
-/// How many unique names are tried for a partial file before giving up.
+/// In how many parts a blob is written, in between of which its journal is: what a process that is
+/// killed may lose of it is one of them, 0.4 %.
+pub const JOURNAL_PARTS: u64 = 256;
+
+/// Smallest such part, in bytes: less is fetched again as fast as it is noted.
+pub const JOURNAL_STEP_MIN: u64 = 256 << 10;
+
+/// Longest journal of a partial blob, in bytes: about 60 000 records. A longer one starts anew, with
+/// a record for each range.
+pub const JOURNAL_SIZE_MAX: u64 = 4 << 20;
+
+/// How often what was written of a blob is waited for, so that it survives a power cut: what is lost
+/// then is about what came in that time.
+pub const JOURNAL_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much of a blob is worth to be waited for before it is whole, in bytes.
+pub const JOURNAL_SYNC_MIN: u64 = 1 << 20;
+
+/// How much is waited for when a pull ends early, in bytes: what an old disk writes in half a second.
+/// What is beyond survives the process, if not a power cut.
+pub const JOURNAL_SYNC_LAST_MAX: u64 = 32 << 20;
+
+/// How long a partial blob is kept since it was last written to. Tags move on; whoever has not come
+/// back for a week is not going to.
+pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Youngest blob that is removed because no name leads to it. Another tool may have written it, and
+/// name it in a moment; the copying of a large image takes minutes.
+pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
+
+/// How many names are tried for a partial file before giving up: unique ones, or the same again while
+/// others remove it.
 pub const PARTIAL_NAMES_MAX: u32 = 16;
 
 // --- client --------------------------------------------------------------------------------------
@@ -221,6 +252,9 @@ pub const PIECE_SIZE_MIN: u64 = 4 << 20;
 /// How long a connection should be busy with a piece: long enough that the question between two
 /// pieces costs little, short enough that connections can be added and taken away.
 pub const PIECE_TIME: Duration = Duration::from_secs(1);
+
+/// How often a blob is asked for again that another process is fetching.
+pub const HELD_PAUSE: Duration = Duration::from_millis(100);
 
 /// How far hashing may be behind writing before a thread is given to it, in bytes.
 pub const HASH_BEHIND_MAX: u64 = 4 << 20;

@@ -29,7 +29,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use support::ca::TestCa;
-use support::layout::{Layout, sha256};
+use support::layout::{Layout, expect_resumable, partials, sha256};
 use support::process::{Outcome, Running, SOON, ringpull, run};
 use support::ringpull::engines;
 use support::tools::text;
@@ -308,7 +308,7 @@ fn bounds() -> Vec<Row> {
 // --- signals -------------------------------------------------------------------------------------
 
 #[test]
-fn an_interrupt_ends_all_connections_and_leaves_nothing() {
+fn an_interrupt_ends_all_connections_and_leaves_what_can_be_gone_on_with() {
     for engine in engines() {
         let slow = row("interrupted", |_| {})
             .options(Options { bytes_per_second: Some(2 * MIB), ..Options::default() });
@@ -321,7 +321,8 @@ fn an_interrupt_ends_all_connections_and_leaves_nothing() {
         outcome.expect_failure(130, "interrupted", "interrupted");
         let took = outcome.at - interrupted;
         assert!(took < Duration::from_secs(1), "{took:?}: {}", outcome.all);
-        scene.out.expect_no_partials();
+        assert_eq!(scene.out.partials().len(), 2, "the layer and its journal");
+        expect_resumable(&scene.out.path);
         scene.out.expect_verified_blobs();
         assert!(!scene.out.path.join("index.json").exists());
     }
@@ -425,6 +426,7 @@ impl Row {
         let shown = Shown(format!("{}\n--- requests\n{}", outcome.all, lines.join("\n")));
         assert!(!outcome.stderr.contains("panicked"), "a panic");
         if self.fails {
+            // Content that is wrong leaves nothing.
             scene.out.expect_no_partials();
             scene.out.expect_verified_blobs();
             assert!(!scene.out.path.join("index.json").exists(), "no image");
@@ -702,7 +704,7 @@ impl Destination {
     }
 
     fn partials(&self) -> Vec<String> {
-        names_in(&self.path.join(".ringpull/partial"))
+        partials(&self.path)
     }
 }
 

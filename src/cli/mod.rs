@@ -4,10 +4,13 @@
 //! option has a twin in the environment, `RINGPULL_` and its name.
 
 mod demo;
+mod gc;
+mod images;
 mod network;
 mod probe;
 mod pull;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -15,6 +18,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Class;
 use crate::report::{Reporter, Style, Verbosity};
+use crate::store::{self, Destination, Store, StoreError};
 
 /// Pulls container images at high throughput, and never hangs.
 ///
@@ -30,6 +34,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(Box<pull::PullArgs>),
+    Images(images::ImagesArgs),
+    Gc(gc::GcArgs),
     Demo(Box<demo::DemoArgs>),
     Probe(probe::ProbeArgs),
 }
@@ -52,6 +58,8 @@ fn dispatch(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match command {
         Command::Pull(arguments) => pull::run(arguments.settled(matches)?),
+        Command::Images(arguments) => images::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
         Command::Demo(arguments) => demo::run(arguments.settled(matches)?),
         Command::Probe(arguments) => probe::run(&arguments),
     }
@@ -104,6 +112,25 @@ impl Failure {
 impl From<crate::pull::Error> for Failure {
     fn from(error: crate::pull::Error) -> Failure {
         Failure { class: error.class(), exit_code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::new(error.class(), error)
+    }
+}
+
+/// The store at `path`, or the default one; `None` if there is nothing: a command that looks does
+/// not make one.
+fn existing_store(path: Option<&Path>) -> Result<Option<Store>, Failure> {
+    let path = match path {
+        Some(path) => path.to_path_buf(),
+        None => Destination::default_store().map_err(Failure::usage)?.path().to_path_buf(),
+    };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ => Ok(Some(Store::open(&path, store::Options::default())?)),
     }
 }
 

@@ -68,6 +68,8 @@ struct Blob {
     /// When it may be asked for again.
     not_before: Option<Instant>,
     started: bool,
+    /// Another process is fetching it.
+    held: bool,
     /// Every byte was received, and the blob is being, or has been, verified.
     received: bool,
     /// It is in the store.
@@ -82,6 +84,7 @@ impl Blob {
     /// Whether one more connection may fetch a piece of it now.
     fn offers_a_piece(&self, spread: bool, now: Instant) -> bool {
         !self.missing.is_empty()
+            && !self.held
             && self.not_before.is_none_or(|at| at <= now)
             && (self.in_flight == 0 || (spread && self.ranges == Ranges::Honoured))
     }
@@ -125,6 +128,7 @@ impl Board {
             failures: 0,
             not_before: None,
             started: false,
+            held: false,
             received: false,
             stored: false,
         });
@@ -375,6 +379,45 @@ impl Board {
         verdict
     }
 
+    /// The first piece of a blob is not fetched: it is up to [`resume`](Board::resume) what is.
+    pub(super) fn put_back(&mut self, worker: usize, piece: &Piece) {
+        self.release(worker, piece);
+        if let Some(blob) = self.blobs.get_mut(piece.blob) {
+            blob.in_flight -= 1;
+            // Until then nothing of it is given out.
+            blob.missing.clear();
+        }
+    }
+
+    /// The same; and until then it is no blob under way.
+    pub(super) fn hold(&mut self, worker: usize, piece: &Piece) {
+        self.put_back(worker, piece);
+        if let Some(blob) = self.blobs.get_mut(piece.blob) {
+            blob.started = false;
+            blob.held = true;
+        }
+    }
+
+    /// This is what is missing of a blob that was put back or held. Whether the blob is whole by
+    /// that.
+    pub(super) fn resume(&mut self, blob: usize, missing: Vec<Range<u64>>) -> bool {
+        let Some(blob) = self.blobs.get_mut(blob) else { return false };
+        blob.held = false;
+        blob.missing = missing.into();
+        blob.received = blob.missing.is_empty();
+        blob.received
+    }
+
+    /// What an earlier process has left of a blob was not what it should be: all of it is missing.
+    pub(super) fn begins_anew(&mut self, blob: usize) -> Verdict {
+        if let Some(blob) = self.blobs.get_mut(blob) {
+            blob.missing = VecDeque::from([0..blob.size]);
+            blob.ranges = Ranges::Unknown;
+            blob.received = false;
+        }
+        Verdict::Again { pause: Duration::ZERO }
+    }
+
     /// When there may be something to do that there is not now.
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let pauses = self.blobs.iter().filter(|blob| !blob.received).map(|blob| blob.not_before);
@@ -599,6 +642,63 @@ mod tests {
         assert_eq!((again.range.clone(), again.form), (0..100 * MIB, Form::Whole));
         assert!(board.received(0, &again, Duration::from_secs(1)));
         assert_eq!(board.rejected(0, digest, now), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn of_a_blob_that_is_gone_on_with_only_the_gaps_are_given_out() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB, 5], 3);
+        let piece = board.take(0, now).unwrap();
+        board.put_back(0, &piece);
+        assert!(!board.resume(0, vec![10 * MIB..12 * MIB, 99 * MIB..100 * MIB]));
+        let first = board.take(0, now).unwrap();
+        assert_eq!((first.range.clone(), first.form), (10 * MIB..12 * MIB, Form::Range));
+        board.ranges_are_honoured(0);
+        // The other blob has not started.
+        assert_eq!(board.take(0, now).unwrap().blob, 1);
+        let second = board.take(0, now).unwrap();
+        assert_eq!(second.range, 99 * MIB..100 * MIB);
+        assert!(!board.received(0, &first, Duration::from_secs(1)));
+        assert!(board.received(0, &second, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_blob_of_which_nothing_is_missing_is_whole() {
+        let mut board = board(&[100 * MIB], 1);
+        let piece = board.take(0, Instant::now()).unwrap();
+        board.put_back(0, &piece);
+        assert!(board.resume(0, Vec::new()));
+        assert!(!board.is_done(), "it may yet be wrong");
+    }
+
+    #[test]
+    fn a_blob_that_another_process_fetches_takes_no_connection_and_no_turn() {
+        let now = Instant::now();
+        let mut board = Board::new([9, 8, 7], 4, 1, 1);
+        board.set_target(1);
+        let piece = board.take(0, now).unwrap();
+        board.hold(0, &piece);
+        let next = board.take(0, now).unwrap();
+        assert_eq!(next.blob, 1, "one at a time, and not that one");
+        assert!(board.received(0, &next, Duration::from_secs(1)));
+        board.stored(1);
+        assert!(!board.resume(0, vec![4..9]));
+        assert_eq!(board.take(0, now).unwrap().range, 4..9);
+    }
+
+    #[test]
+    fn what_was_left_behind_and_is_wrong_is_no_failure() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 4);
+        let piece = board.take(0, now).unwrap();
+        board.put_back(0, &piece);
+        board.resume(0, Vec::new());
+        let pause = Duration::ZERO;
+        assert_eq!(board.begins_anew(0), Verdict::Again { pause });
+        assert_eq!(board.attempt(0), (1, 5));
+        let again = board.take(0, now).unwrap();
+        assert_eq!(again.range.start, 0);
+        assert_eq!(board.take(0, now), None, "until it has a writer");
     }
 
     #[test]

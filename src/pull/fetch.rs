@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::board::{Board, Form, Piece};
+use super::claim;
 use super::error::{Cause, Error, Object};
 use super::retry::{Failure, Verdict};
 use super::throttle::Throttle;
@@ -38,9 +39,13 @@ pub(super) struct Fetch {
 /// Where a blob under way is written.
 #[derive(Default)]
 pub(super) struct Slot {
-    writer: Option<Arc<BlobWriter>>,
+    pub(super) writer: Option<Arc<BlobWriter>>,
     /// The thread that hashes it, if that is not done by those who write it.
-    follower: Option<JoinHandle<Result<(), StoreError>>>,
+    pub(super) follower: Option<JoinHandle<Result<(), StoreError>>>,
+    /// The thread that waits for the disk meanwhile.
+    pub(super) sync: Option<JoinHandle<()>>,
+    /// How much of it an earlier process has written, in bytes.
+    pub(super) resumed: u64,
 }
 
 impl Fetch {
@@ -64,6 +69,10 @@ impl Fetch {
         };
         fetch.board().set_target(fetch.tuner().target());
         fetch
+    }
+
+    pub(super) fn jobs(&self) -> &[Job] {
+        &self.jobs
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
@@ -101,13 +110,13 @@ impl Fetch {
     }
 
     /// Leaves the hashing of a blob to a thread of its own, while bytes of it are still missing.
-    fn follow(&self, job: &Job) {
+    pub(super) fn follow(&self, job: &Job) {
         let mut slot = lock(&job.slot);
         // Looked at under the slot's lock: whoever closes comes to this slot before or after.
         if self.closed.load(Ordering::Relaxed) {
             return;
         }
-        if let Slot { writer: Some(writer), follower: None } = &*slot
+        if let Slot { writer: Some(writer), follower: None, .. } = &*slot
             && writer.written() < job.descriptor.size
         {
             let writer = Arc::clone(writer);
@@ -126,7 +135,7 @@ impl Fetch {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of these is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -143,12 +152,13 @@ pub(super) async fn piece(
 ) -> Result<(), Error> {
     let Some(job) = fetch.jobs.get(piece.blob) else { return Ok(()) };
     let start = Instant::now();
-    let outcome = match writer_of(fetch, job) {
-        Ok(writer) => {
+    let outcome = match claim::writer_of(fetch, worker, job, &piece).await {
+        Ok(claimed) => {
+            let Some(writer) = claimed? else { return Ok(()) };
             let outcome = attempt(client, fetch, job, &writer, &mut piece).await;
-            outcome.map_err(|cause| (cause, gaps(&writer, &piece.range)))
+            outcome.map_err(|cause| (cause, claim::gaps(&writer, &piece.range)))
         }
-        Err(error) => Err((error.into(), vec![piece.range.clone()])),
+        Err(cause) => Err((cause, vec![piece.range.clone()])),
     };
     let whole = match outcome {
         Ok(()) => fetch.board().received(worker, &piece, start.elapsed()),
@@ -174,28 +184,6 @@ pub(super) async fn piece(
 /// Whether an answer failed by ending, rather than by what it said.
 fn is_cut_off(cause: &Cause) -> bool {
     matches!(cause, Cause::Client(error) if error.class().retry() == Retry::Again)
-}
-
-/// The writer of a blob; made for its first piece, when no other can be under way.
-fn writer_of(fetch: &Fetch, job: &Job) -> Result<Arc<BlobWriter>, StoreError> {
-    let mut slot = lock(&job.slot);
-    if let Some(writer) = &slot.writer {
-        return Ok(Arc::clone(writer));
-    }
-    let writer = Arc::new(fetch.context.store.begin(&job.descriptor)?);
-    slot.writer = Some(Arc::clone(&writer));
-    Ok(writer)
-}
-
-/// What of a range is not written.
-fn gaps(writer: &BlobWriter, range: &Range<u64>) -> Vec<Range<u64>> {
-    let mut gaps = Vec::new();
-    let mut from = range.start;
-    while let Some(gap) = writer.first_missing(from..range.end) {
-        from = gap.end;
-        gaps.push(gap);
-    }
-    gaps
 }
 
 /// Asks for a piece and writes it down.
@@ -320,7 +308,7 @@ fn failed(
 
 /// Verifies and publishes a blob of which every byte was received, on another thread: waiting for
 /// the disk must not keep the other connections of this one waiting.
-async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
+pub(super) async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
     job.progress.verifying();
     match commit(job).await {
         Ok(()) => {
@@ -339,16 +327,23 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     let mut board = fetch.board();
     let (attempt, allowed) = board.attempt(blob);
     let error = described(context, job, cause, attempt, allowed);
-    let failure = Failure { class: error.class(), retry_after: None, received: 0 };
-    let verdict = board.rejected(blob, failure, Instant::now());
+    let class = error.class();
+    let failure = Failure { class, retry_after: None, received: 0 };
+    let Slot { writer, resumed, .. } = std::mem::take(&mut *lock(&job.slot));
+    // What an earlier process has left may be to blame, and then the registry is not.
+    let verdict = match resumed > 0 && class == Class::Digest {
+        true => board.begins_anew(blob),
+        false => board.rejected(blob, failure, Instant::now()),
+    };
     let (attempt, _) = board.attempt(blob);
     drop(board);
-    if let Some(writer) = std::mem::take(&mut *lock(&job.slot)).writer {
-        // Its file goes with the last who has it: a thread that hashes ends now.
-        writer.close();
+    if let Some(writer) = writer {
+        // Whoever still hashes it ends now.
+        writer.discard();
     }
     if matches!(verdict, Verdict::Again { .. }) {
-        context.wasted.fetch_add(job.descriptor.size, Ordering::Relaxed);
+        let received = job.descriptor.size.saturating_sub(resumed);
+        context.wasted.fetch_add(received, Ordering::Relaxed);
         job.progress.set(0);
     }
     let outcome = go_on(context, job, error, verdict, (attempt, allowed));
@@ -363,7 +358,13 @@ async fn commit(job: &Job) -> Result<(), Cause> {
     };
     // Hashing may be far behind. Until it is done the writer stays where the end of the pull finds
     // it, and can end that.
-    let follower = lock(&job.slot).follower.take();
+    let (follower, sync) = {
+        let mut slot = lock(&job.slot);
+        (slot.follower.take(), slot.sync.take())
+    };
+    if let Some(sync) = sync {
+        sync.await.map_err(died)?;
+    }
     if let Some(follower) = follower {
         // It ends by itself once all is hashed.
         follower.await.map_err(died)??;
@@ -381,7 +382,13 @@ async fn commit(job: &Job) -> Result<(), Cause> {
 }
 
 /// A failure of a blob, with how far it got.
-fn described(context: &Context, job: &Job, cause: Cause, attempt: u32, allowed: u32) -> Error {
+pub(super) fn described(
+    context: &Context,
+    job: &Job,
+    cause: Cause,
+    attempt: u32,
+    allowed: u32,
+) -> Error {
     let size = job.descriptor.size;
     let written = lock(&job.slot).writer.as_ref().map_or(size, |writer| writer.written());
     Error::about(&context.subject(Object::Blob(job.descriptor.digest)), cause)
@@ -399,6 +406,11 @@ fn go_on(
 ) -> Result<(), Error> {
     match verdict {
         Verdict::GiveUp => {
+            if let Class::Size | Class::Digest = error.class()
+                && let Some(writer) = &lock(&job.slot).writer
+            {
+                writer.discard();
+            }
             job.progress.failed();
             Err(error)
         }

@@ -5,15 +5,16 @@
 //!   plan       which blobs the store does not have, each digest once
 //!   workers    a thread per core, an engine each
 //!     board    which piece of which blob is fetched next; retry: whether and when again
+//!     claim    who writes a blob, and what of it is here already
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
 //!   register   manifests are written, then the name: only now is the image visible
 //! ```
 //!
-//! Journals of partial blobs have their place in the store's writer, stalled ranges that are replaced
-//! on the board, mirrors in the endpoint.
+//! Stalled ranges that are replaced have their place on the board, mirrors in the endpoint.
 
 mod board;
+mod claim;
 mod error;
 mod fetch;
 mod resolve;
@@ -65,6 +66,8 @@ pub struct Pulled {
 struct Job {
     descriptor: Descriptor,
     progress: BlobProgress,
+    /// Whether the store has a damaged one in its place.
+    replaces: bool,
     slot: Mutex<fetch::Slot>,
 }
 
@@ -88,7 +91,8 @@ struct Context {
 /// SIGINT and SIGTERM end it in order, a second one at once.
 ///
 /// # Errors
-/// See [`Error`]; the store is then as it was, but for blobs that were complete.
+/// See [`Error`]; the store is then as it was, but for blobs that were complete, and what is kept of
+/// others for the next pull to go on with.
 pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     let choice = probe::choose(config.network.engine).map_err(Error::new)?;
     reporter.note(&format!("engine: {choice}"));
@@ -147,6 +151,8 @@ async fn pull_until(
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
     drop(client);
+    // What is found now must still be there when it is named.
+    let _held = context.store.hold_blobs().map_err(Error::new)?;
     let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
     let registered = register(&context, &resolved, &name)?;
 
@@ -171,24 +177,29 @@ async fn fetch_missing(
     let progress = context.reporter.pull(shown);
     let mut jobs = Vec::new();
     for (&descriptor, progress) in blobs.iter().zip(progress.blobs()) {
-        match context.store.check(descriptor).map_err(Error::new)? {
+        let replaces = match context.store.check(descriptor).map_err(Error::new)? {
             Presence::Present => {
                 progress.exists();
                 continue;
             }
-            Presence::Missing => {}
-            Presence::Damaged(damage) => context.reporter.warn(&format!(
-                "blob {} in {} is damaged ({damage}); it is fetched again",
-                descriptor.digest,
-                context.store.path().display()
-            )),
-        }
+            Presence::Missing => false,
+            Presence::Damaged(damage) => {
+                context.reporter.warn(&format!(
+                    "blob {} in {} is damaged ({damage}); it is fetched again",
+                    descriptor.digest,
+                    context.store.path().display()
+                ));
+                true
+            }
+        };
         let (descriptor, progress) = (descriptor.clone(), progress.clone());
-        jobs.push(Job { descriptor, progress, slot: Mutex::default() });
+        jobs.push(Job { descriptor, progress, replaces, slot: Mutex::default() });
     }
     if jobs.is_empty() {
         return Ok(false);
     }
+    let missing = jobs.iter().map(|job| &job.descriptor);
+    context.store.expect_room_for(missing).map_err(Error::new)?;
     workers::fetch_all(Arc::clone(context), engine.engine, jobs, &config.network, stop).await?;
     Ok(true)
 }

@@ -25,7 +25,8 @@ use crate::transport::{Engine, EngineKind};
 
 /// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
 ///
-/// Blobs that are complete by then stay in the store; partial ones do not.
+/// Blobs that are complete by then stay in the store; of others, what is here is kept for the next
+/// pull.
 pub(super) async fn fetch_all(
     context: Arc<Context>,
     engine: EngineKind,
@@ -80,6 +81,7 @@ pub(super) async fn fetch_all(
             outcome = outcome.and(Err(died("it panicked")));
         }
     }
+    fetch.keep_partials();
     outcome.and(looked_after)
 }
 
@@ -143,6 +145,7 @@ async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
 
 /// Measures, and changes the number of connections if that is called for.
 fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
+    fetch.sync_partials();
     let measured = meter.measure(fetch, cores);
     if measured.cpu.has_idle_core(cores) {
         fetch.use_idle_cores(cores);

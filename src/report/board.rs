@@ -70,11 +70,11 @@ fn summary(hidden: &[&Row<'_>], alone: bool) -> String {
     let count = |is: fn(&State) -> bool| hidden.iter().filter(|row| is(&row.state)).count();
     let more = if alone { "" } else { " more" };
     let parts = [
-        (count(|state| matches!(state, State::Downloading)), more, "downloading"),
+        (count(|state| matches!(state, State::Downloading | State::Resuming)), more, "downloading"),
         (count(|state| matches!(state, State::Retrying { .. })), more, "retrying"),
         (count(|state| matches!(state, State::Verifying)), more, "verifying"),
         (count(|state| matches!(state, State::Failed)), more, "failed"),
-        (count(|state| matches!(state, State::Waiting)), more, "waiting"),
+        (count(|state| matches!(state, State::Waiting | State::Held { .. })), more, "waiting"),
         (count(|state| matches!(state, State::Complete)), "", "complete"),
         (count(|state| matches!(state, State::Exists)), "", "already here"),
     ];
@@ -85,7 +85,7 @@ fn summary(hidden: &[&Row<'_>], alone: bool) -> String {
 /// A layer: `9824c27679d3: Downloading [====>     ] 12.1 of 40.0 MiB`.
 fn line(row: &Row<'_>, width: usize) -> String {
     let text = format!("{}: {}", row.name, row.state.text(row.now));
-    if row.state != State::Downloading {
+    if !matches!(row.state, State::Downloading | State::Resuming) {
         return text;
     }
     let bytes = format::progress_bytes(row.done, row.size);

@@ -37,7 +37,7 @@ impl Sink for Lines {
         let state = row.state.text(row.now);
         self.output.line(&match row.state {
             // A log shows where a download goes on; a screen has a bar for that.
-            State::Downloading if row.done > 0 => {
+            State::Downloading | State::Resuming if row.done > 0 => {
                 let bytes = format::progress_bytes(row.done, row.size);
                 format!("{}: {state}, {bytes} are here", row.name)
             }

@@ -98,6 +98,17 @@ impl BlobProgress {
         self.change(State::Downloading);
     }
 
+    /// `bytes` are here from an earlier process, and the rest is going to come.
+    pub fn resuming(&self, bytes: u64) {
+        self.set(bytes);
+        self.change(State::Resuming);
+    }
+
+    /// Another process is fetching it, this one waits; its process id, if it is known.
+    pub fn held(&self, process: Option<u32>) {
+        self.change(State::Held { process });
+    }
+
     /// No bytes are on their way; after `pause`, the attempt numbered `attempt` of `attempts`
     /// starts. `why` says what the last one failed with. For a blob of several ranges, this is
     /// said when none of them gets on.
@@ -130,6 +141,10 @@ impl BlobProgress {
     fn change(&self, next: State) {
         let mut slow = lock(&self.blob.slow);
         if slow.state.is_final() || slow.state == next {
+            return;
+        }
+        // That its bytes are on their way is no news.
+        if slow.state == State::Resuming && next == State::Downloading {
             return;
         }
         if next == State::Complete {

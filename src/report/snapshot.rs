@@ -12,6 +12,13 @@ pub(super) enum State {
     Waiting,
     /// Bytes are on their way.
     Downloading,
+    /// The same, of a blob of which an earlier process has left some.
+    Resuming,
+    /// Another process is fetching it.
+    Held {
+        /// Its id, if it is known.
+        process: Option<u32>,
+    },
     /// A pause before another attempt.
     Retrying {
         /// Number of the attempt to come.
@@ -49,6 +56,13 @@ impl State {
         match self {
             State::Waiting => "Waiting".to_owned(),
             State::Downloading => "Downloading".to_owned(),
+            State::Resuming => "Resuming".to_owned(),
+            State::Held { process: Some(process) } => {
+                format!("Waiting for process {process}, which is fetching it")
+            }
+            State::Held { process: None } => {
+                "Waiting for another process, which is fetching it".to_owned()
+            }
             State::Retrying { attempt, attempts, at, why } => {
                 let seconds = at.saturating_duration_since(now).as_millis().div_ceil(1000);
                 format!("Retrying in {seconds} s (attempt {attempt} of {attempts}): {why}")

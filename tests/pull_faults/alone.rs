@@ -50,7 +50,7 @@ fn a_silence_ends_at_its_deadline_and_says_where() {
         assert_eq!((outcome.code, &outcome.stdout[..]), (5, ""), "{}", outcome.all);
         let allowed = SILENCE..=SILENCE + Duration::from_millis(500);
         assert!(allowed.contains(&silence), "{engine}: {silence:?}");
-        out.expect(Disk::Nothing, &image);
+        out.expect(Disk::Blobs, &image);
     }
 }
 
