@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::client::Timeouts;
 use crate::error::Class;
 use crate::image::{Platform, Reference};
-use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, RETRIES};
+use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, MIN_SPEED, RETRIES};
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
@@ -59,6 +59,9 @@ pub struct NetworkConfig {
     pub memory: u64,
     /// Bytes per second of all connections together; `None` is no cap.
     pub limit_rate: Option<u64>,
+    /// Least bytes per second of each connection, over the deadline of a receive; `None` is no
+    /// minimum.
+    pub min_speed: Option<u64>,
     /// Whether the reference's registry is spoken to over plain http; see
     /// [`scheme_for`](NetworkConfig::scheme_for).
     pub plain_http: Option<bool>,
@@ -81,6 +84,7 @@ impl Default for NetworkConfig {
             connections: None,
             memory: MEMORY,
             limit_rate: None,
+            min_speed: Some(MIN_SPEED),
             plain_http: None,
             tls: TlsOptions::default(),
             credentials: Vec::new(),

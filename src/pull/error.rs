@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::replace::Slow;
 use crate::client;
 use crate::error::Class;
 use crate::image::Digest;
@@ -62,6 +63,9 @@ pub(super) enum Cause {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
+    /// A connection brings next to nothing.
+    #[error("{0}")]
+    TooSlow(Slow),
     /// The bytes of a document have another digest than the one asked for.
     #[error("its bytes have the digest {got}")]
     Digest { got: Digest },
@@ -129,6 +133,7 @@ impl Error {
             Cause::Store(error) => error.class(),
             Cause::Probe(_) | Cause::System { .. } => Class::System,
             Cause::Tls(_) => Class::Usage,
+            Cause::TooSlow(_) => Class::TooSlow,
             Cause::Digest { .. } => Class::Digest,
             Cause::Size { .. } => Class::Size,
             Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,

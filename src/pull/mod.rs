@@ -5,17 +5,19 @@
 //!   plan       which blobs the store does not have, each digest once
 //!   workers    a thread per core, an engine each
 //!     board    which piece of which blob is fetched next; retry: whether and when again
+//!     replace  which connections are too slow to be kept; lane: what each one is to fetch
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
 //!   register   manifests are written, then the name: only now is the image visible
 //! ```
 //!
-//! Journals of partial blobs have their place in the store's writer, stalled ranges that are replaced
-//! on the board, mirrors in the endpoint.
+//! Journals of partial blobs have their place in the store's writer, mirrors in the endpoint.
 
 mod board;
 mod error;
 mod fetch;
+mod lane;
+mod replace;
 mod resolve;
 mod retry;
 mod throttle;

@@ -57,7 +57,8 @@ impl Attempts {
     ///
     /// The pause before the n-th retry is between a half and the whole of
     /// [`RETRY_PAUSE_FIRST`] · 2ⁿ⁻¹, at most [`RETRY_PAUSE_MAX`]; a server that says `Retry-After`
-    /// is given that, up to [`RETRY_AFTER_MAX`]. An attempt that received
+    /// is given that, up to [`RETRY_AFTER_MAX`]. A connection that was too slow is no reason to wait.
+    /// An attempt that received
     /// [`RETRY_PROGRESS_MIN`] bytes starts the count anew: a link that breaks every minute is slow,
     /// not broken.
     pub(super) fn after(&mut self, failure: Failure, jitter: f64) -> Verdict {
@@ -92,6 +93,9 @@ impl Attempts {
     }
 
     fn pause(&self, failure: Failure, jitter: f64) -> Verdict {
+        if is_slowness(failure.class) {
+            return Verdict::Again { pause: Duration::ZERO };
+        }
         let doublings = self.failed.saturating_sub(1).min(16);
         let doubled = RETRY_PAUSE_FIRST.saturating_mul(1 << doublings);
         let pause = doubled.min(RETRY_PAUSE_MAX).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
@@ -100,6 +104,12 @@ impl Attempts {
             asked => Verdict::Again { pause: asked.unwrap_or_default().max(pause) },
         }
     }
+}
+
+/// Whether a failure is that of one connection, which was waited for long enough already: another one
+/// is made at once, and meanwhile nothing else is held back.
+pub(super) fn is_slowness(class: Class) -> bool {
+    matches!(class, Class::RecvTimeout | Class::HeadTimeout | Class::SendTimeout | Class::TooSlow)
 }
 
 #[cfg(test)]
@@ -118,10 +128,20 @@ mod tests {
     fn pauses_grow_until_the_attempts_are_used_up() {
         let mut attempts = Attempts::new(4);
         for pause in [500, 1_000, 2_000, 4_000] {
-            assert_eq!(attempts.after(failure(Class::RecvTimeout), 1.0), again(pause));
+            assert_eq!(attempts.after(failure(Class::Truncated), 1.0), again(pause));
         }
         assert_eq!((attempts.current(), attempts.allowed()), (5, 5));
-        assert_eq!(attempts.after(failure(Class::RecvTimeout), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts.after(failure(Class::Truncated), 1.0), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_slow_connection_is_replaced_at_once_but_counts() {
+        for class in [Class::RecvTimeout, Class::HeadTimeout, Class::SendTimeout, Class::TooSlow] {
+            let mut attempts = Attempts::new(2);
+            assert_eq!(attempts.after(failure(class), 1.0), again(0));
+            assert_eq!(attempts.after(failure(class), 1.0), again(0));
+            assert_eq!(attempts.after(failure(class), 1.0), Verdict::GiveUp);
+        }
     }
 
     #[test]
