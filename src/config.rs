@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::client::Timeouts;
 use crate::error::Class;
 use crate::image::{Platform, Reference};
-use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, MIN_SPEED, RETRIES};
+use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MAX_WAIT, MEMORY, MIN_SPEED, RETRIES};
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
@@ -51,6 +52,8 @@ pub struct NetworkConfig {
     pub timeouts: Timeouts,
     /// Attempts at an object after the first, without progress in between.
     pub retries: u32,
+    /// Longest time that a registry may ask us to wait (`Retry-After`).
+    pub max_wait: Duration,
     /// Blobs fetched at once, 1 to [`crate::limits::JOBS_MAX`].
     pub jobs: usize,
     /// Connections at once; `None` finds out how many are worth having.
@@ -80,6 +83,7 @@ impl Default for NetworkConfig {
             engine: EngineWish::Auto,
             timeouts: Timeouts::default(),
             retries: RETRIES,
+            max_wait: MAX_WAIT,
             jobs: JOBS,
             connections: None,
             memory: MEMORY,

@@ -308,8 +308,8 @@ pub const RETRY_PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause before any retry.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Longest `Retry-After` that is waited for. A longer one is an answer for the user.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Default for the longest `Retry-After` that is waited for. A longer one is an answer for the user.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes after which a failed attempt counts as progress, so that the next starts the count anew.
 /// A peer that makes us come back for less is given up as if it had sent nothing.

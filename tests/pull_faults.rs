@@ -92,7 +92,11 @@ fn the_list_of_faults_is_true() {
     for name in list.split('`').filter(|word| word.contains('_') && !word.contains(['/', ' ', '…']))
     {
         let test = format!("fn {name}()");
-        let files = [include_str!("pull_faults/alone.rs"), include_str!("store.rs")];
+        let files = [
+            include_str!("pull_faults/alone.rs"),
+            include_str!("pull_replace.rs"),
+            include_str!("store.rs"),
+        ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");
     }
 }

@@ -14,7 +14,7 @@
 mod support;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ringpull::demo::{Action, Asked, Image, Kind, Options, Registry, RequestLine, Rule, Script};
 use rustls::ServerConfig;
@@ -193,6 +193,34 @@ fn without_a_minimum_one_slow_connection_is_kept() {
             .run();
         pull.expect_stalls(0);
         assert_eq!(pull.layer().len(), 1);
+    });
+}
+
+// --- silence -------------------------------------------------------------------------------------
+
+#[test]
+fn nobody_asks_while_the_registry_wants_silence() {
+    // Of three seconds, or four to five from before the pull begins.
+    const SILENCE: Duration = Duration::from_secs(2);
+    on_both(|engine| {
+        for by_date in [false, true] {
+            let at = SystemTime::now() + Duration::from_secs(5);
+            let when = if by_date { httpdate::fmt_http_date(at) } else { "3".to_owned() };
+            let refused = Action::Status {
+                code: 429,
+                fields: vec![("Retry-After".to_owned(), when)],
+                body: Vec::new().into(),
+            };
+            let pull = Pull::new(engine).pace(4 * MIB).fault(part().nth(4).then(refused)).run();
+            let refused = pull.faulty();
+            // What was on its way when the answer came is no disobedience.
+            let silence = refused.at + Duration::from_millis(300)..refused.at + SILENCE;
+            let loud = pull.log.iter().filter(|line| silence.contains(&line.at)).count();
+            assert_eq!(loud, 0, "{}", pull.all());
+            let said = pull.outcome.stderr.matches(" asks for silence: ").count();
+            assert_eq!(said, 1, "once: {}", pull.all());
+            pull.expect_stalls(0);
+        }
     });
 }
 

@@ -10,8 +10,9 @@ use super::{Failure, overruled};
 use crate::client::Timeouts;
 use crate::config::{NetworkConfig, read_credentials};
 use crate::limits::{
-    CONNECT_TIMEOUT, CONNECTIONS_MAX, HEAD_TIMEOUT, JOBS, JOBS_MAX, LIMIT_RATE_MIN, MEMORY_MIN,
-    MIN_SPEED, RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TIMEOUT_MAX, TLS_TIMEOUT,
+    CONNECT_TIMEOUT, CONNECTIONS_MAX, HEAD_TIMEOUT, JOBS, JOBS_MAX, LIMIT_RATE_MIN, MAX_WAIT,
+    MEMORY_MIN, MIN_SPEED, RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TIMEOUT_MAX,
+    TLS_TIMEOUT,
 };
 use crate::report::{Reporter, Style, Verbosity, format};
 use crate::transport::EngineKind;
@@ -84,6 +85,9 @@ pub(super) struct NetworkArgs {
     /// Further attempts after a failure, in a row without progress; 0 means one attempt
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(RETRIES_MAX)), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
     retries: u32,
+    /// Longest time that a registry may ask to be left alone; more fails at once
+    #[arg(long, value_name = "TIME", value_parser = wait, default_value = shown(MAX_WAIT), env = "RINGPULL_MAX_WAIT")]
+    max_wait: Duration,
     /// Layers fetched at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64), default_value_t = JOBS as u16, env = "RINGPULL_JOBS")]
     jobs: u16,
@@ -141,6 +145,7 @@ impl NetworkArgs {
                 recv: self.recv_timeout,
             },
             retries: self.retries,
+            max_wait: self.max_wait,
             jobs: self.jobs.into(),
             connections: self.connections.0,
             memory: self.memory,
@@ -154,17 +159,24 @@ impl NetworkArgs {
     }
 }
 
+/// How times are written.
+const TIME_FORM: &str = "write a time such as 60s, 500ms or 1m";
+
 /// `60s`, `500ms`, `1m`; more than nothing and at most [`TIMEOUT_MAX`].
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let form = "write a time such as 60s, 500ms or 1m";
-    let time =
-        humantime::parse_duration(text.trim()).map_err(|error| format!("{error}; {form}"))?;
-    if time.is_zero() {
-        return Err(format!("a deadline of nothing would fail everything; {form}"));
+    match wait(text)? {
+        Duration::ZERO => Err(format!("a deadline of nothing would fail everything; {TIME_FORM}")),
+        time => Ok(time),
     }
+}
+
+/// A time of at most [`TIMEOUT_MAX`]; `0s` is none.
+fn wait(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text.trim());
+    let time = parsed.map_err(|error| format!("{error}; {TIME_FORM}"))?;
     if time > TIMEOUT_MAX {
         let most = humantime::format_duration(TIMEOUT_MAX);
-        return Err(format!("at most {most} can be waited for; {form}"));
+        return Err(format!("at most {most} can be waited for; {TIME_FORM}"));
     }
     Ok(time)
 }
@@ -262,6 +274,8 @@ mod tests {
             let error = timeout(text).expect_err(text);
             assert!(error.contains("60s"), "no way out in: {error}");
         }
+        assert_eq!(wait("0s"), Ok(Duration::ZERO));
+        assert!(wait("25h").is_err() && wait("-1s").is_err());
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Client {
         allowed: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Answer, Error> {
         let origin = request.url().origin();
+        self.session.silence().await;
         if let Some(connection) = self.pool.take(&origin)
             && allowed(&connection.peer())
         {
@@ -165,6 +166,8 @@ impl Client {
             }
         }
         let connection = self.connect(&origin, allowed).await?;
+        // Somebody else may have been refused while this one connected.
+        self.session.silence().await;
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
         answer.map_err(|unanswered| unanswered.error)
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::Lane;
 use super::replace::{Minimum, Watch};
-use super::retry::{Attempts, Failure, Verdict, is_slowness};
+use super::retry::{Attempts, Failure, Policy, Verdict, is_slowness};
 use crate::error::Class;
 use crate::limits::{PIECE_FIRST, PIECE_SIZE_MIN, PIECE_TIME};
 
@@ -159,7 +159,7 @@ impl Board {
     /// A board for blobs of these `sizes`, largest first.
     pub(super) fn new(
         sizes: impl IntoIterator<Item = u64>,
-        retries: u32,
+        policy: Policy,
         jobs: usize,
         workers: usize,
     ) -> Board {
@@ -168,7 +168,7 @@ impl Board {
             missing: VecDeque::from([Gap::new(0..size)]),
             in_flight: 0,
             ranges: Ranges::Unknown,
-            attempts: Attempts::new(retries),
+            attempts: Attempts::new(policy),
             failures: 0,
             arrived: 0,
             arrived_before: 0,
@@ -227,7 +227,7 @@ impl Board {
     pub(super) fn review(&mut self, now: Instant) -> bool {
         self.watch.observe(now);
         // Nothing could be asked for again now.
-        if self.gate.is_some_and(|until| now < until) {
+        if self.silent_until(now).is_some() {
             return false;
         }
         let Board { blobs, watch, .. } = self;
@@ -300,7 +300,7 @@ impl Board {
         let busy = self.busy.get(worker).copied().flatten();
         if self.busy() >= self.target
             || busy.is_none_or(|busy| busy >= share)
-            || self.gate.is_some_and(|until| now < until)
+            || self.silent_until(now).is_some()
         {
             return None;
         }
@@ -485,6 +485,11 @@ impl Board {
         blob.put_back(left, Past { afresh: true, avoid: piece.peer, replaced });
     }
 
+    /// Until when the registry asks for silence.
+    pub(super) fn silent_until(&self, now: Instant) -> Option<Instant> {
+        self.gate.filter(|until| now < *until)
+    }
+
     /// Whether pieces of a blob are under way.
     pub(super) fn is_underway(&self, blob: usize) -> bool {
         self.blobs.get(blob).is_some_and(|blob| blob.in_flight > 0)
@@ -535,8 +540,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    const POLICY: Policy = Policy { retries: 4, max_wait: Duration::from_secs(60) };
+
     fn board(sizes: &[u64], target: usize) -> Board {
-        let mut board = Board::new(sizes.iter().copied(), 4, 6, 1);
+        let mut board = Board::new(sizes.iter().copied(), POLICY, 6, 1);
         board.set_target(target);
         board
     }
@@ -732,7 +739,7 @@ mod tests {
     #[test]
     fn the_share_of_a_worker_that_could_not_start_goes_to_the_others() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 3);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 3);
         board.set_target(2);
         assert!(board.retire(0));
         assert!(board.take(0, now).is_none());
@@ -745,7 +752,7 @@ mod tests {
     #[test]
     fn a_worker_gets_no_more_than_it_can_have() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 2);
         board.set_target(4);
         board.bound(0, 1);
         assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
@@ -755,7 +762,7 @@ mod tests {
     #[test]
     fn workers_get_equal_shares() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 2);
         board.set_target(3);
         assert!(board.take(0, now).is_some() && board.take(0, now).is_some());
         assert!(board.take(0, now).is_none());

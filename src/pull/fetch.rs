@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
+use crate::report::format;
 use crate::store::{BlobWriter, StoreError, Written};
 
 /// All that the workers of a pull share.
@@ -365,6 +366,7 @@ fn failed(
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
     let idle = !board.is_underway(piece.blob);
+    let silence = board.silent_until(now);
     if matches!(class, Class::RateLimited | Class::Http5xx | Class::Truncated | Class::Connect) {
         let mut tuner = fetch.tuner();
         tuner.back_off(now);
@@ -373,6 +375,10 @@ fn failed(
     drop(board);
     if matches!(class, Class::RecvTimeout | Class::TooSlow) {
         context.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+    if let Some(until) = silence {
+        context.keep_silence(until, now);
+        job.progress.silent(until);
     }
     go_on(context, job, error, verdict, idle.then_some((attempt, allowed)))
 }
@@ -460,7 +466,7 @@ fn go_on(
     match verdict {
         Verdict::GiveUp => {
             job.progress.failed();
-            Err(error)
+            Err(error.given_up(context.policy, SystemTime::now()))
         }
         Verdict::Again { pause } => {
             context.retried(&error, pause);
@@ -476,7 +482,18 @@ impl Context {
     /// Counts a retry, and tells the curious.
     pub(super) fn retried(&self, error: &Error, pause: Duration) {
         self.retries_done.fetch_add(1, Ordering::Relaxed);
-        let pause = crate::report::format::duration(pause);
-        self.reporter.note(&format!("{error}; again in {pause}"));
+        let again = match pause {
+            Duration::ZERO => "at once".to_owned(),
+            pause => format!("in {}", format::duration(pause)),
+        };
+        self.reporter.note(&format!("{error}; again {again}"));
+    }
+
+    /// The registry asked not to be asked anything before `until`: whoever is about to waits.
+    pub(super) fn keep_silence(&self, until: Instant, now: Instant) {
+        if self.session.keep_silence(until) {
+            let left = format::countdown(until.saturating_duration_since(now));
+            self.reporter.status(&format!("{} asks for silence: {left} left", self.registry));
+        }
     }
 }

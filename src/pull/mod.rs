@@ -35,6 +35,7 @@ use tokio::sync::watch;
 pub use error::Error;
 use error::{Cause, Object, Subject};
 use resolve::Resolved;
+use retry::Policy;
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
@@ -78,7 +79,7 @@ struct Context {
     registry: String,
     repository: String,
     store: Store,
-    retries: u32,
+    policy: Policy,
     reporter: Reporter,
     retries_done: AtomicU64,
     stalls: AtomicU64,
@@ -225,7 +226,7 @@ impl Context {
             registry: config.reference.registry().to_owned(),
             repository: config.reference.repository().to_owned(),
             store,
-            retries: config.network.retries,
+            policy: Policy { retries: config.network.retries, max_wait: config.network.max_wait },
             reporter: reporter.clone(),
             retries_done: AtomicU64::new(0),
             stalls: AtomicU64::new(0),

@@ -43,7 +43,7 @@ pub(super) async fn fetch_all(
     let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
-    let mut board = Board::new(sizes, network.retries, network.jobs, workers);
+    let mut board = Board::new(sizes, context.policy, network.jobs, workers);
     let minimum = network.min_speed.map(|rate| Minimum::new(rate, network.timeouts.recv));
     board.set_minimum(minimum);
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
