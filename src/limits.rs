@@ -295,6 +295,52 @@ pub const TUNER_REST: Duration = Duration::from_secs(1);
 /// Time between two objections that count: connections that break within it broke for one reason.
 pub const TUNER_BACK_OFF_MIN: Duration = Duration::from_millis(250);
 
+/// Default for the least that a connection must bring, in bytes per second: a modem's line brings
+/// that to each of the connections that a pull begins with, one byte a second does not.
+pub const MIN_SPEED: u64 = 256;
+
+/// Shortest time that `--min-speed` is averaged over; otherwise it is the deadline of a receive.
+pub const MIN_SPEED_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// How long connections are compared for before one is replaced: a new one on a long line needs most
+/// of it to get up to speed.
+pub const OUTPACED_TIME: Duration = Duration::from_secs(2);
+
+/// A connection is replaced that gets less than this part of what others do. Connections that share
+/// a line differ by less.
+pub const OUTPACED_SHARE: u64 = 8;
+
+/// Rate of the others, in bytes per second, below which nothing is compared: what comes within
+/// [`OUTPACED_TIME`] is then a matter of chance.
+pub const OUTPACED_RATE_MIN: u64 = 128 << 10;
+
+/// How often bytes are asked for again because other connections are faster. If that did not help
+/// so often, it is not the connection.
+pub const REPLACEMENTS_MAX: u32 = 2;
+
+/// Fewest other connections that one is compared with.
+pub const SIBLINGS_MIN: usize = 2;
+
+/// Smallest piece whose rate is compared with, in bytes: of less, the time goes into asking.
+pub const SIBLING_SIZE_MIN: u64 = 256 << 10;
+
+/// How long ago a piece may have been received for the last ones under way to be compared with it.
+pub const SIBLING_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Most such pieces that are remembered.
+pub const SIBLINGS_SEEN_MAX: usize = 64;
+
+/// How long the last connections must be busy still for half of their rest to be given to idle ones:
+/// well above what a new connection costs.
+pub const SPLIT_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// Smallest such rest, in bytes.
+pub const SPLIT_SIZE_MIN: u64 = 1 << 20;
+
+/// How long a connection must have received for its rate to be known so far.
+pub const SPLIT_AGE_MIN: Duration = Duration::from_millis(250);
+const _: () = assert!(SPLIT_AGE_MIN.as_millis() < OUTPACED_TIME.as_millis());
+
 /// Most blobs fetched at once that can be asked for: one connection each.
 pub const JOBS_MAX: usize = 64;
 
@@ -310,8 +356,8 @@ pub const RETRY_PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause before any retry.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Longest `Retry-After` that is waited for. A longer one is an answer for the user.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Default for the longest `Retry-After` that is waited for. A longer one is an answer for the user.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes after which a failed attempt counts as progress, so that the next starts the count anew.
 /// A peer that makes us come back for less is given up as if it had sent nothing.

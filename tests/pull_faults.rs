@@ -95,6 +95,7 @@ fn the_list_of_faults_is_true() {
         let files = [
             include_str!("pull_faults/alone.rs"),
             include_str!("resume.rs"),
+            include_str!("pull_replace.rs"),
             include_str!("store.rs"),
         ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");

@@ -16,7 +16,7 @@ mod exchange;
 mod pool;
 mod session;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,16 +76,25 @@ pub struct Question<'a> {
 }
 
 /// Asks questions of registries, over the connections of one thread.
+#[derive(Clone)]
 pub struct Client {
     connector: Connector,
     session: Arc<Session>,
     pool: Pool,
+    /// The address that is tried last.
+    avoid: Option<IpAddr>,
 }
 
 impl Client {
     /// A client whose connections are made by `connector`.
     pub fn new(connector: Connector, session: Arc<Session>) -> Client {
-        Client { connector, session, pool: Pool::default() }
+        Client { connector, session, pool: Pool::default(), avoid: None }
+    }
+
+    /// The same client, which asks over new connections only, at another address than `avoid` first
+    /// where a host has several: for what a connection of ours was too slow for.
+    pub fn afresh(&self, avoid: Option<IpAddr>) -> Client {
+        Client { pool: self.pool.for_new_ones(), avoid, ..self.clone() }
     }
 
     /// Asks, logs in if the registry wants it, follows redirects, and returns a successful answer.
@@ -146,6 +155,7 @@ impl Client {
         allowed: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Answer, Error> {
         let origin = request.url().origin();
+        self.session.silence().await;
         if let Some(connection) = self.pool.take(&origin)
             && allowed(&connection.peer())
         {
@@ -156,6 +166,8 @@ impl Client {
             }
         }
         let connection = self.connect(&origin, allowed).await?;
+        // Somebody else may have been refused while this one connected.
+        self.session.silence().await;
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
         answer.map_err(|unanswered| unanswered.error)
     }
@@ -173,6 +185,8 @@ impl Client {
         if addresses.is_empty() {
             return Err(Error::AddressRefused { host: origin.host().to_owned() });
         }
+        // Stable: otherwise the resolver's order.
+        addresses.sort_by_key(|address| Some(address.ip()) == self.avoid);
         let mut connection = Connection::open(
             &self.connector,
             &addresses,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Client, Error, Question, Timeouts};
 use crate::config::NetworkConfig;
@@ -48,6 +48,8 @@ pub struct Session {
     bytes: AtomicU64,
     /// In what kind of place each origin was reached last.
     places: Mutex<HashMap<Origin, AddressClass>>,
+    /// Until when nobody is asked anything.
+    silence: Mutex<Option<Instant>>,
 }
 
 /// What an authorization is good for: a repository at an origin.
@@ -91,6 +93,7 @@ impl Session {
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             places: Mutex::default(),
+            silence: Mutex::default(),
         })
     }
 
@@ -102,6 +105,28 @@ impl Session {
     /// How many bytes of bodies were received, those of manifests and tokens included.
     pub fn bytes_received(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The registry asked for silence: no request is sent before `until`. Whether that is news, and
+    /// not one more answer to requests that were under way.
+    pub fn keep_silence(&self, until: Instant) -> bool {
+        /// Answers to requests that were sent at about the same time mean the same silence.
+        const MOMENT: Duration = Duration::from_secs(1);
+        let mut silence = lock(&self.silence);
+        let before = *silence;
+        *silence = before.max(Some(until));
+        before.is_none_or(|before| until.saturating_duration_since(before) > MOMENT)
+    }
+
+    /// Waits until the registry may be asked.
+    pub(super) async fn silence(&self) {
+        loop {
+            let until = lock(&self.silence).filter(|until| Instant::now() < *until);
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => return,
+            }
+        }
     }
 
     /// Counts bytes of a body.

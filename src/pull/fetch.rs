@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 use super::board::{Board, Form, Piece};
 use super::claim;
 use super::error::{Cause, Error, Object};
+use super::lane::{Lane, Taken};
+use super::replace::Slow;
 use super::retry::{Failure, Verdict};
 use super::throttle::Throttle;
 use super::tuner::Tuner;
@@ -20,6 +22,7 @@ use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
+use crate::report::format;
 use crate::store::{BlobWriter, StoreError, Written};
 
 /// All that the workers of a pull share.
@@ -160,17 +163,23 @@ pub(super) async fn piece(
         }
         Err(cause) => Err((cause, vec![piece.range.clone()])),
     };
+    let received = |piece: &Piece| {
+        let now = Instant::now();
+        fetch.board().received(worker, piece, now.saturating_duration_since(start), now)
+    };
     let whole = match outcome {
-        Ok(()) => fetch.board().received(worker, &piece, start.elapsed()),
+        Ok(()) => received(&piece),
         // An answer that ended badly, but after its last byte: the digest will tell.
-        Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => {
-            fetch.board().received(worker, &piece, start.elapsed())
-        }
+        Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => received(&piece),
         Err((cause, left)) if left.is_empty() => {
             // More than there should be: none of it is trusted.
-            let whole = fetch.board().received(worker, &piece, start.elapsed());
+            let whole = received(&piece);
             fetch.tell();
             return if whole { reject(fetch, job, piece.blob, cause) } else { Ok(()) };
+        }
+        Err((Cause::TooSlow(slow @ Slow::Outpaced { .. }), left)) => {
+            replaced(fetch, worker, job, &piece, slow, left);
+            false
         }
         Err((cause, left)) => {
             failed(fetch, worker, job, &piece, cause, left)?;
@@ -183,7 +192,10 @@ pub(super) async fn piece(
 
 /// Whether an answer failed by ending, rather than by what it said.
 fn is_cut_off(cause: &Cause) -> bool {
-    matches!(cause, Cause::Client(error) if error.class().retry() == Retry::Again)
+    match cause {
+        Cause::Client(error) => error.class().retry() == Retry::Again,
+        cause => matches!(cause, Cause::TooSlow(_)),
+    }
 }
 
 /// Asks for a piece and writes it down.
@@ -202,7 +214,11 @@ async fn attempt(
     let asked = (piece.form == Form::Range).then_some(range);
     let request = request::blob(url, asked);
     let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
-    let answer = client.ask(question).await?;
+    let answer = match piece.past.afresh {
+        true => client.afresh(piece.past.avoid).ask(question).await?,
+        false => client.ask(question).await?,
+    };
+    piece.peer = Some(answer.peer.ip());
     fetch.board().flows(piece);
     answer.head.check_content_encoding().map_err(client::Error::from)?;
     let size = job.descriptor.size;
@@ -224,11 +240,23 @@ async fn attempt(
         Some(length) if length != sent.end - sent.start => {
             Err(Cause::Size { expected: size, sent: length })
         }
-        _ => receive(answer, fetch, job, writer, sent, &piece.range).await,
+        _ => {
+            let lane = fetch.board().receives(piece, sent.clone(), Instant::now());
+            let outcome = tokio::select! {
+                biased;
+                outcome = receive(answer, fetch, job, writer, sent, &piece.range, &lane) => outcome,
+                // The connection is closed with what is dropped here: all it brought is written.
+                slow = lane.replaced() => Err(Cause::TooSlow(slow)),
+            };
+            // What was given to another connection is none of this piece any more.
+            piece.range.end = piece.range.end.min(lane.close()).max(piece.range.start);
+            outcome
+        }
     }
 }
 
-/// Receives a body that holds the bytes `sent` of the blob, and writes those that are `wanted`.
+/// Receives a body that holds the bytes `sent` of the blob, and writes those that are `wanted`, as
+/// far as its lane goes.
 async fn receive(
     mut answer: Answer,
     fetch: &Fetch,
@@ -236,6 +264,7 @@ async fn receive(
     writer: &BlobWriter,
     sent: Range<u64>,
     wanted: &Range<u64>,
+    lane: &Lane,
 ) -> Result<(), Cause> {
     let mut at = sent.start;
     answer.body.starts_at(at);
@@ -253,10 +282,12 @@ async fn receive(
         if bytes.len() as u64 > sent.end - at {
             return Err(Cause::Size { expected: job.descriptor.size, sent: at + count as u64 });
         }
+        let Taken { used, enough } = lane.take(count);
         // Of a whole blob in place of a range, what is there already is of no use.
-        let known = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(count).min(count);
-        if known < count {
-            let Written { new, behind } = writer.write_at(at + known as u64, &bytes[known..])?;
+        let known = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(count).min(used);
+        if known < used {
+            let Written { new, behind } =
+                writer.write_at(at + known as u64, &bytes[known..used])?;
             job.progress.add(new);
             fetch.context.wasted.fetch_add(count as u64 - new, Ordering::Relaxed);
             if behind > HASH_BEHIND_MAX {
@@ -266,12 +297,41 @@ async fn receive(
             fetch.context.wasted.fetch_add(count as u64, Ordering::Relaxed);
         }
         at += count as u64;
+        if enough {
+            return Ok(());
+        }
         if let Some(throttle) = &fetch.throttle
-            && let Some(until) = throttle.took(count, Instant::now())
+            && let Some((until, pause)) = throttled(throttle, count)
         {
+            lane.hold(pause);
             tokio::time::sleep_until(until.into()).await;
         }
     }
+}
+
+/// Until when, and for how long, nothing more is to be received.
+fn throttled(throttle: &Throttle, count: usize) -> Option<(Instant, Duration)> {
+    let now = Instant::now();
+    let until = throttle.took(count, now)?;
+    Some((until, until.saturating_duration_since(now)))
+}
+
+/// Puts what is left of a piece back, to be asked for over another connection.
+fn replaced(
+    fetch: &Fetch,
+    worker: usize,
+    job: &Job,
+    piece: &Piece,
+    slow: Slow,
+    left: Vec<Range<u64>>,
+) {
+    let from = left.first().map_or(piece.range.end, |range| range.start);
+    fetch.board().replaced(worker, piece, left);
+    let context = &*fetch.context;
+    context.stalls.fetch_add(1, Ordering::Relaxed);
+    let subject = context.subject(Object::Blob(job.descriptor.digest));
+    let error = Error::about(&subject, Cause::TooSlow(slow));
+    context.reporter.note(&format!("{error}; again from byte {from}, over a new connection"));
 }
 
 /// Puts what is left of a piece back, and decides whether the pull goes on.
@@ -294,16 +354,22 @@ fn failed(
     let now = Instant::now();
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
+    let idle = !board.is_underway(piece.blob);
+    let silence = board.silent_until(now);
     if matches!(class, Class::RateLimited | Class::Http5xx | Class::Truncated | Class::Connect) {
         let mut tuner = fetch.tuner();
         tuner.back_off(now);
         board.set_target(tuner.target());
     }
     drop(board);
-    if class == Class::RecvTimeout {
+    if matches!(class, Class::RecvTimeout | Class::TooSlow) {
         context.stalls.fetch_add(1, Ordering::Relaxed);
     }
-    go_on(context, job, error, verdict, (attempt, allowed))
+    if let Some(until) = silence {
+        context.keep_silence(until, now);
+        job.progress.silent(until);
+    }
+    go_on(context, job, error, verdict, idle.then_some((attempt, allowed)))
 }
 
 /// Verifies and publishes a blob of which every byte was received, on another thread: waiting for
@@ -346,7 +412,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
         context.wasted.fetch_add(received, Ordering::Relaxed);
         job.progress.set(0);
     }
-    let outcome = go_on(context, job, error, verdict, (attempt, allowed));
+    let outcome = go_on(context, job, error, verdict, Some((attempt, allowed)));
     fetch.tell();
     outcome
 }
@@ -396,13 +462,14 @@ pub(super) fn described(
         .in_attempt(attempt, allowed)
 }
 
-/// Says that there is another attempt, or ends the pull.
+/// Says that there is another attempt, or ends the pull. `attempt`: the number of the one to come and
+/// of the last one, if nothing of the blob is under way until then.
 fn go_on(
     context: &Context,
     job: &Job,
     error: Error,
     verdict: Verdict,
-    (attempt, allowed): (u32, u32),
+    attempt: Option<(u32, u32)>,
 ) -> Result<(), Error> {
     match verdict {
         Verdict::GiveUp => {
@@ -412,11 +479,13 @@ fn go_on(
                 writer.discard();
             }
             job.progress.failed();
-            Err(error)
+            Err(error.given_up(context.policy, SystemTime::now()))
         }
         Verdict::Again { pause } => {
             context.retried(&error, pause);
-            job.progress.retrying(attempt, allowed, pause, &error.brief());
+            if let Some((attempt, allowed)) = attempt {
+                job.progress.retrying(attempt, allowed, pause, &error.brief());
+            }
             Ok(())
         }
     }
@@ -426,7 +495,18 @@ impl Context {
     /// Counts a retry, and tells the curious.
     pub(super) fn retried(&self, error: &Error, pause: Duration) {
         self.retries_done.fetch_add(1, Ordering::Relaxed);
-        let pause = crate::report::format::duration(pause);
-        self.reporter.note(&format!("{error}; again in {pause}"));
+        let again = match pause {
+            Duration::ZERO => "at once".to_owned(),
+            pause => format!("in {}", format::duration(pause)),
+        };
+        self.reporter.note(&format!("{error}; again {again}"));
+    }
+
+    /// The registry asked not to be asked anything before `until`: whoever is about to waits.
+    pub(super) fn keep_silence(&self, until: Instant, now: Instant) {
+        if self.session.keep_silence(until) {
+            let left = format::countdown(until.saturating_duration_since(now));
+            self.reporter.status(&format!("{} asks for silence: {left} left", self.registry));
+        }
     }
 }

@@ -6,17 +6,20 @@
 //!   workers    a thread per core, an engine each
 //!     board    which piece of which blob is fetched next; retry: whether and when again
 //!     claim    who writes a blob, and what of it is here already
+//!     replace  which connections are too slow to be kept; lane: what each one is to fetch
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
 //!   register   manifests are written, then the name: only now is the image visible
 //! ```
 //!
-//! Stalled ranges that are replaced have their place on the board, mirrors in the endpoint.
+//! Mirrors have their place in the endpoint.
 
 mod board;
 mod claim;
 mod error;
 mod fetch;
+mod lane;
+mod replace;
 mod resolve;
 mod retry;
 mod throttle;
@@ -34,6 +37,7 @@ use tokio::sync::watch;
 pub use error::Error;
 use error::{Cause, Object, Subject};
 use resolve::Resolved;
+use retry::Policy;
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
@@ -79,7 +83,7 @@ struct Context {
     registry: String,
     repository: String,
     store: Store,
-    retries: u32,
+    policy: Policy,
     reporter: Reporter,
     retries_done: AtomicU64,
     stalls: AtomicU64,
@@ -234,7 +238,7 @@ impl Context {
             registry: config.reference.registry().to_owned(),
             repository: config.reference.repository().to_owned(),
             store,
-            retries: config.network.retries,
+            policy: Policy { retries: config.network.retries, max_wait: config.network.max_wait },
             reporter: reporter.clone(),
             retries_done: AtomicU64::new(0),
             stalls: AtomicU64::new(0),

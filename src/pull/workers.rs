@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::board::Board;
 use super::error::{Cause, Error};
 use super::fetch::{self, Fetch};
+use super::replace::Minimum;
 use super::throttle::Throttle;
 use super::tuner::{Cpu, Measured, Tuner};
 use super::{Context, Job};
@@ -43,9 +44,11 @@ pub(super) async fn fetch_all(
     let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
-    let mut board = Board::new(sizes, network.retries, network.jobs, workers);
+    let mut board = Board::new(sizes, context.policy, network.jobs, workers);
     // Until it is known that there are cores to do the work.
     board.spread(!tuner.is_free());
+    let minimum = network.min_speed.map(|rate| Minimum::new(rate, network.timeouts.recv));
+    board.set_minimum(minimum);
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
     let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
 
@@ -116,6 +119,9 @@ async fn look_after(
             }
             _ = ticks.tick() => {
                 tune(fetch, &mut meter, cores);
+                if fetch.board().review(Instant::now()) {
+                    fetch.tell();
+                }
                 continue;
             }
         };

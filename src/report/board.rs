@@ -155,6 +155,7 @@ mod tests {
             elapsed: Duration::from_secs(1),
             received: 0,
             rate: None,
+            silence: None,
         }
     }
 
@@ -192,7 +193,7 @@ mod tests {
                 "9824c27679d3: Pull complete",
                 "9824c27679d3: Downloading [=========>                              ] 10.0 of 40.0 MiB",
                 "9824c27679d3: Verifying",
-                "9824c27679d3: Retrying in 0 s (attempt 2 of 5): reset by peer",
+                "9824c27679d3: Retrying (attempt 2 of 5): reset by peer",
                 "9824c27679d3: Waiting",
                 "9824c27679d3: Failed",
                 "total: 91.0 of 240.0 MiB (37%), 2 of 7 layers complete",

@@ -30,6 +30,7 @@ impl PullProgress {
             blobs: layers.collect(),
             started: Instant::now(),
             ended: AtomicBool::new(false),
+            silent_until: Mutex::default(),
             sink,
         });
         let blobs = pull.blobs.iter();
@@ -118,6 +119,12 @@ impl BlobProgress {
         self.change(State::Retrying { attempt, attempts, at, why: escape(why).into() });
     }
 
+    /// The registry asked not to be asked for anything before `until`.
+    pub fn silent(&self, until: Instant) {
+        let mut silent = lock(&self.pull.silent_until);
+        *silent = silent.max(Some(until));
+    }
+
     /// All bytes are here and are being checked.
     pub fn verifying(&self) {
         self.change(State::Verifying);
@@ -173,6 +180,8 @@ struct Pull {
     blobs: Vec<Arc<Blob>>,
     started: Instant,
     ended: AtomicBool,
+    /// When the registry may be asked for more.
+    silent_until: Mutex<Option<Instant>>,
     /// `None`: nobody looks.
     sink: Option<Arc<dyn Sink>>,
 }
@@ -207,6 +216,9 @@ impl Pull {
             elapsed: now.saturating_duration_since(self.started),
             received: u64::try_from(received.max(0)).unwrap_or(u64::MAX),
             rate,
+            silence: lock(&self.silent_until)
+                .map(|until| until.saturating_duration_since(now))
+                .filter(|left| !left.is_zero()),
         }
     }
 }

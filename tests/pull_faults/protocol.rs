@@ -534,21 +534,28 @@ pub fn refusals() -> Vec<Row> {
             .starts(&[0]),
         row("54 429 for a second", faults([Rule::on(Kind::Manifest).first(1).then(later("1"))]))
             .asked(Kind::Manifest, 2)
+            .says(" asks for silence: 1 s left")
             .log(|log| assert!(log[1].at - log[0].at >= Duration::from_secs(1), "too soon")),
         row(
             "54 429 for a second, on a layer",
             faults([Rule::on(Kind::Blob).layer(0).first(1).then(later("1"))]),
         )
+        .says(" asks for silence: 1 s left")
         .starts(&[0, 0]),
         row("54 429 for more than a minute", manifest(later("61")))
             .flags(&["--retries", "4"])
             .fails(
                 5,
                 "rate-limited",
-                "too many requests (status 429), to be asked again in 1m 1s",
+                "too many requests (status 429), to be asked again in 1m 1s; that is 2",
                 Nothing,
             )
+            .says(", and at most 60 s are waited for (--max-wait)")
             .asked(Kind::Manifest, 1),
+        row("54 429 for longer than the user waits", layer(later("2")))
+            .flags(&["--retries", "4", "--max-wait", "1s"])
+            .fails(5, "rate-limited", "and at most 1 s are waited for (--max-wait)", Blobs)
+            .starts(&[0]),
         row("54 429 until the end of time", manifest(later("Fri, 31 Dec 9999 23:59:59 GMT")))
             .fails(5, "rate-limited", "at 9999-12-31T23:59:59Z", Nothing)
             .asked(Kind::Manifest, 1),
