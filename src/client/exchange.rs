@@ -1,5 +1,6 @@
 //! One request on one connection, and the answer as it arrives.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ pub struct Answer {
     pub body: Body,
     /// Who answered.
     pub origin: Origin,
+    /// At which address: for [`Session::distrust`].
+    pub peer: SocketAddr,
 }
 
 /// A body on its way. Dropped before its end, it closes its connection.
@@ -84,7 +87,7 @@ pub(super) async fn ask(
     let mut exchange = Exchange::new(request.method());
     match send_and_receive(&mut connection, &mut exchange, request, &session.timeouts).await {
         Ok(head) => {
-            let origin = request.url().origin();
+            let (origin, peer) = (request.url().origin(), connection.peer());
             let body = Body {
                 connection: Some(connection),
                 exchange,
@@ -94,7 +97,7 @@ pub(super) async fn ask(
                 pool: pool.clone(),
                 origin: origin.clone(),
             };
-            Ok(Answer { head, body, origin })
+            Ok(Answer { head, body, origin, peer })
         }
         Err(error) => {
             let ended = matches!(
