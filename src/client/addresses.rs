@@ -18,7 +18,7 @@ pub(super) struct Addresses {
 /// What was seen of an address. One that is not known is as good as any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
-    /// It accepts connections, and is slow to answer.
+    /// It accepts connections, and does not answer them, or slowly.
     Distrusted(Instant),
     /// It refused the last connection, or did not answer.
     Dead {
@@ -30,8 +30,8 @@ enum Known {
 }
 
 impl Addresses {
-    /// Puts those first that nothing bad is known of, then the slow, then the dead, the longest dead
-    /// first. Otherwise the order stays: it is the resolver's (RFC 6724).
+    /// Puts those first that nothing bad is known of, then the slow, then the dead; of each kind, the one
+    /// of which that was seen longest ago. Otherwise the order stays: it is the resolver's (RFC 6724).
     pub(super) fn sort(&self, addresses: &mut [SocketAddr]) {
         let known = lock(&self.known);
         addresses.sort_by_key(|address| known.get(address).copied());

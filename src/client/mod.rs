@@ -252,8 +252,13 @@ impl Client {
             }
         }
         let connection = self.connect(&origin, allowed).await?;
+        let peer = connection.peer();
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
-        answer.map_err(|unanswered| unanswered.error)
+        answer.map_err(|Unanswered { error, .. }| {
+            // Accepted, and then not served: the next attempt had better go elsewhere.
+            self.session.distrust(peer);
+            error
+        })
     }
 
     /// A new connection to `origin`, at an address that is `allowed`.
@@ -272,7 +277,9 @@ impl Client {
         let mut connection = self.open(&mut addresses).await?;
         if origin.scheme() == Scheme::Https {
             let deadline = Deadline::after(timeouts.tls, Phase::Handshake);
-            connection = connection.secure(tls, origin.host(), deadline).await?;
+            let peer = connection.peer();
+            let secured = connection.secure(tls, origin.host(), deadline).await;
+            connection = secured.inspect_err(|_| self.session.distrust(peer))?;
         }
         let number = self.session.connected(origin, &connection);
         let (peer, security) = (connection.peer(), connection.security());

@@ -1,13 +1,13 @@
 //! Name servers that do not help, and names with several addresses: a test each, on both engines.
 //! Files of the resolver are replaced in a name space of the one process.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use ringpull::demo::{Action, Image, Kind, Options, Rule, Script, blackhole_at};
+use ringpull::demo::{Action, BlobRedirect, Image, Kind, Options, Rule, Script, blackhole_at};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -245,5 +245,54 @@ fn a_dead_address_costs_one_deadline_for_all_connections() {
             waited += usize::from(outcome.took >= DEADLINE);
         }
         assert!(waited >= 1, "{engine}: the dead address was never tried");
+    }
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_left_aside_by_the_next_attempt() {
+    let etc = two_addresses();
+    if !etc.works() {
+        return;
+    }
+    for engine in engines() {
+        let mut retries = 0;
+        // Whichever is tried first, one of the two accepts connections, and that is all.
+        for (ip, silent) in [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")] {
+            let (_scene, address) = at(ip, Script::default(), &IMAGE);
+            let silent: IpAddr = silent.parse().unwrap();
+            let _listener = TcpListener::bind((silent, address.port())).unwrap();
+            let out = Destination::new();
+            let name = format!("two.test:{}/demo", address.port());
+            // One retry, which would be spent on the same address.
+            let flags = ["--plain-http", "--recv-timeout", "1500ms", "--retries", "1"];
+            let outcome = etc.start(engine, &name, &out, &flags).wait();
+            outcome.expect_success();
+            out.expect(Disk::Image, &IMAGE);
+            assert!(outcome.stderr.contains(" 0 retries") || outcome.stderr.contains(" 1 retry"));
+            retries += usize::from(outcome.stderr.contains(" 1 retry"));
+        }
+        assert!(retries >= 1, "{engine}: the silent address was never tried");
+    }
+}
+
+#[test]
+fn a_storage_that_does_not_answer_costs_a_deadline_for_all_blobs() {
+    const DEADLINE: Duration = Duration::from_secs(4);
+    for engine in engines() {
+        let hole = blackhole_at((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let redirect_blobs = Some(BlobRedirect::To(format!("http://{}", hole.address)));
+        let scene = Scene::serving(Options { redirect_blobs, ..Options::default() }, &IMAGE);
+        let out = Destination::new();
+        let destination = out.reference();
+        // One connection for three blobs: they come one after the other.
+        let flags = ["--connect-timeout", "4s", "--retries", "1", "--jobs", "3"];
+        let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
+        let outcome = run(in_environment(&[&arguments[..], &flags].concat()));
+        outcome.expect_failure(5, "connect-timeout", "attempt 2 of 2");
+        println!("{engine}: a silent storage: {:?}", outcome.took);
+        // All fail for the first, and then one for its retry. One by one it would be three.
+        let allowed = 2 * DEADLINE..3 * DEADLINE;
+        assert!(allowed.contains(&outcome.took), "{engine}: {:?}", outcome.took);
+        out.expect(Disk::Nothing, &IMAGE);
     }
 }
