@@ -109,6 +109,16 @@ const _: () = assert!((LAYERS_MAX as u64 + 1).checked_mul(BLOB_SIZE_MAX).is_some
 /// Most redirects followed for one request. Registries use one or two.
 pub const REDIRECTS_MAX: usize = 10;
 
+/// How long a redirect of a blob is used for its further pieces where nobody says how long it is good
+/// for: a question a minute is nothing beside a blob that takes so long. Signed URLs are good for 5
+/// minutes or more, and one that has expired costs a request.
+pub const REDIRECT_LIFETIME_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Longest time a redirect is used, whatever its URL says: the registry is to be able to change its
+/// mind about where its blobs are.
+pub const REDIRECT_LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
+const _: () = assert!(REDIRECT_LIFETIME_DEFAULT.as_secs() <= REDIRECT_LIFETIME_MAX.as_secs());
+
 /// Largest answer of a token service read, in bytes (containers/image's limit). Tokens have a few
 /// KiB.
 pub const TOKEN_RESPONSE_SIZE_MAX: usize = 1 << 20;
@@ -214,6 +224,26 @@ pub const IDLE_CONNECTIONS_MAX: usize = JOBS_MAX;
 
 /// How long before its end a token is not used any more: a request may take that long to arrive.
 pub const TOKEN_MARGIN: Duration = Duration::from_secs(5);
+const _: () = assert!(TOKEN_MARGIN.as_secs() < TOKEN_LIFETIME_MIN.as_secs());
+
+/// The same of a redirect.
+pub const REDIRECT_MARGIN: Duration = Duration::from_secs(5);
+const _: () = assert!(REDIRECT_MARGIN.as_secs() < REDIRECT_LIFETIME_DEFAULT.as_secs());
+
+/// Most redirects kept at once: several times as many as there are blobs under way. Each has a URL of
+/// at most [`URL_SIZE_MAX`] from a peer, so all of them take 4 MiB at the worst.
+pub const REDIRECTS_KEPT_MAX: usize = 256;
+const _: () = assert!(REDIRECTS_KEPT_MAX >= JOBS_MAX);
+
+/// Most addresses of which it is remembered how they behaved. Names of registries and storages have a
+/// few each.
+pub const ADDRESSES_KEPT_MAX: usize = 1024;
+
+/// How long a host of which no address answered is not tried again: those that come meanwhile fail at
+/// once, instead of waiting for a deadline each. Over before the shortest pause of a retry is, so that
+/// no retry is spent on it.
+pub const UNREACHABLE_HOLD: Duration = Duration::from_millis(250);
+const _: () = assert!(UNREACHABLE_HOLD.as_millis() * 2 <= RETRY_PAUSE_FIRST.as_millis());
 
 // --- pull ----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ mod network;
 mod probe;
 mod pull;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -42,15 +43,38 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match dispatch(cli.command, &matches) {
+    match parse().and_then(|(cli, matches)| dispatch(cli.command, &matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { class, exit_code, text }) => {
             Reporter::new(Verbosity::Quiet, Style::Lines).error(class, &text);
             ExitCode::from(exit_code)
         }
     }
+}
+
+/// The command line; ends the process after `--help` and `--version`.
+///
+/// # Errors
+/// What clap does not understand. Its advice has been printed by then: the error is for the last line.
+fn parse() -> Result<(Cli, ArgMatches), Failure> {
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.render().to_string();
+        // What is wrong comes first, then an empty line. For a command line without a command, all of
+        // it is help.
+        let (what, advice) = match text.strip_prefix("error: ") {
+            Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
+            None => ("no command is given", text.as_str()),
+        };
+        // A stderr that is closed is no reason to fail otherwise.
+        let _ = writeln!(std::io::stderr(), "{}\n", advice.trim_end());
+        let lines: Vec<&str> = what.lines().map(str::trim).collect();
+        Failure::usage(lines.join(" "))
+    })
 }
 
 fn dispatch(command: Command, matches: &ArgMatches) -> Result<(), Failure> {

@@ -24,7 +24,7 @@ pub struct Answer {
     pub body: Body,
     /// Who answered.
     pub origin: Origin,
-    /// At which address.
+    /// At which address: for [`Session::distrust`].
     pub peer: SocketAddr,
 }
 

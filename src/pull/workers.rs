@@ -255,7 +255,7 @@ fn work(
     };
     // Each may need a second socket, idle beside it: that of a registry which redirects.
     fetch.board().bound(worker, engine.sockets().map_or(usize::MAX, |sockets| sockets / 2));
-    engine.run(async {
+    let result = engine.run(async {
         let session = Arc::clone(&fetch.context.session);
         let client = Rc::new(Client::new(engine.connector(), session));
         let mut tasks = JoinSet::new();
@@ -266,7 +266,13 @@ fn work(
         // Pieces under way are dropped here.
         tasks.shutdown().await;
         result
-    })
+    });
+    if result.is_err() {
+        // The engine waits for its threads when it ends, and one that hashes waits for bytes, which
+        // will not come.
+        fetch.close();
+    }
+    result
 }
 
 async fn take_and_fetch(

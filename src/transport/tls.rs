@@ -17,8 +17,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{
-    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct,
+    PeerIncompatible, RootCertStore, SignatureScheme,
 };
 
 use super::{Buffer, Error, Phase};
@@ -308,6 +308,12 @@ fn failed(phase: Phase, error: &rustls::Error) -> Error {
             other => other.to_string(),
         }),
         rustls::Error::NoCertificatesPresented => Error::Trust("there is none".to_owned()),
+        // The same the next time, and no reason to speak an older one.
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => Error::TlsVersion(error.to_string()),
         other => Error::Tls { phase, reason: other.to_string() },
     }
 }
