@@ -11,7 +11,7 @@ use crate::http::{self, After, Event, Exchange, Request, ResponseHead, TargetFor
 use crate::limits::{LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, REFUSAL_BODY_SIZE_MAX};
 use crate::origin::Origin;
 use crate::report::format;
-use crate::transport::{self, Connection, Deadline, Fill, Phase};
+use crate::transport::{self, Connection, Deadline, Fill, Phase, clock};
 
 /// The answer to a request: its head is here, its body comes with [`Body::next`].
 pub struct Answer {
@@ -55,7 +55,8 @@ impl Pace {
         let Some(remaining) = remaining.filter(|_| self.received >= LOW_WATER_AFTER) else {
             return;
         };
-        let rate = format::per_second(self.received, self.since.elapsed());
+        let rate =
+            format::per_second(self.received, clock::now().saturating_duration_since(self.since));
         let wanted = rate / 1_000 * LOW_WATER_TIME.as_millis() as u64;
         let power = 1 << wanted.clamp(1, LOW_WATER_MAX).ilog2();
         // Set, and now gone: see `Connection::receive`.
@@ -88,7 +89,7 @@ pub(super) async fn ask(
             let body = Body {
                 connection: Some(connection),
                 exchange,
-                pace: Pace { since: Instant::now(), received: 0, marked: false, fell_short: false },
+                pace: Pace { since: clock::now(), received: 0, marked: false, fell_short: false },
                 used: 0,
                 session: Arc::clone(session),
                 pool: pool.clone(),

@@ -23,8 +23,8 @@ use crate::registry::{
     realm, token,
 };
 use crate::report::Reporter;
-use crate::transport::Connection;
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connection, clock};
 
 /// What all clients of a pull share.
 pub struct Session {
@@ -136,7 +136,7 @@ impl Session {
         let Some(known) = granted.get(&grantor(question)) else {
             return self.credential.as_ref().and_then(Credential::bearer);
         };
-        let good = known.until.is_none_or(|until| Instant::now() < until);
+        let good = known.until.is_none_or(|until| clock::now() < until);
         good.then(|| known.secret.clone())
     }
 
@@ -193,7 +193,7 @@ pub(super) async fn log_in(
     }
     let (secret, until) = match challenge::read(head)? {
         Challenge::Bearer(bearer) => {
-            let asked_at = Instant::now();
+            let asked_at = clock::now();
             let token = fetch_token(client, question, &bearer).await?;
             let good_for = token.lifetime.saturating_sub(TOKEN_MARGIN);
             (token.authorization(), asked_at.checked_add(good_for))

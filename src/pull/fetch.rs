@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 
 use super::board::{Board, Form, Piece};
 use super::error::{Cause, Error, Object};
+use super::executor::Executor;
 use super::retry::{Failure, Verdict};
 use super::throttle::Throttle;
 use super::tuner::Tuner;
@@ -20,6 +22,7 @@ use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
 use crate::store::{BlobWriter, StoreError, Written};
+use crate::transport::clock;
 
 /// All that the workers of a pull share.
 pub(super) struct Fetch {
@@ -29,8 +32,9 @@ pub(super) struct Fetch {
     board: Mutex<Board>,
     tuner: Mutex<Tuner>,
     throttle: Option<Throttle>,
-    /// Counts the changes after which there may be something to do for others.
-    changed: watch::Sender<u64>,
+    /// Tells of changes after which there may be something to do for others.
+    changed: Notify,
+    pub(super) executor: Executor,
     /// No thread may begin to hash any more.
     closed: AtomicBool,
 }
@@ -50,8 +54,8 @@ impl Fetch {
         board: Board,
         tuner: Tuner,
         throttle: Option<Throttle>,
+        executor: Executor,
     ) -> Fetch {
-        let (changed, _) = watch::channel(0);
         let (board, tuner) = (Mutex::new(board), Mutex::new(tuner));
         let fetch = Fetch {
             context,
@@ -59,7 +63,8 @@ impl Fetch {
             board,
             tuner,
             throttle,
-            changed,
+            changed: Notify::new(),
+            executor,
             closed: AtomicBool::new(false),
         };
         fetch.board().set_target(fetch.tuner().target());
@@ -76,11 +81,12 @@ impl Fetch {
 
     /// Tells all workers to look at the board again.
     pub(super) fn tell(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Ends with the next change after this call, whenever it is awaited first.
+    pub(super) fn change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Gives threads of their own to the hashing of large blobs, as long as there are fewer blobs
@@ -111,7 +117,7 @@ impl Fetch {
             && writer.written() < job.descriptor.size
         {
             let writer = Arc::clone(writer);
-            slot.follower = Some(tokio::task::spawn_blocking(move || writer.follow()));
+            slot.follower = self.executor.beside(move || writer.follow());
         }
     }
 
@@ -142,7 +148,7 @@ pub(super) async fn piece(
     mut piece: Piece,
 ) -> Result<(), Error> {
     let Some(job) = fetch.jobs.get(piece.blob) else { return Ok(()) };
-    let start = Instant::now();
+    let start = clock::now();
     let outcome = match writer_of(fetch, job) {
         Ok(writer) => {
             let outcome = attempt(client, fetch, job, &writer, &mut piece).await;
@@ -150,15 +156,16 @@ pub(super) async fn piece(
         }
         Err(error) => Err((error.into(), vec![piece.range.clone()])),
     };
+    let took = clock::now().saturating_duration_since(start);
     let whole = match outcome {
-        Ok(()) => fetch.board().received(worker, &piece, start.elapsed()),
+        Ok(()) => fetch.board().received(worker, &piece, took),
         // An answer that ended badly, but after its last byte: the digest will tell.
         Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => {
-            fetch.board().received(worker, &piece, start.elapsed())
+            fetch.board().received(worker, &piece, took)
         }
         Err((cause, left)) if left.is_empty() => {
             // More than there should be: none of it is trusted.
-            let whole = fetch.board().received(worker, &piece, start.elapsed());
+            let whole = fetch.board().received(worker, &piece, took);
             fetch.tell();
             return if whole { reject(fetch, job, piece.blob, cause) } else { Ok(()) };
         }
@@ -278,7 +285,7 @@ async fn receive(
         }
         at += count as u64;
         if let Some(throttle) = &fetch.throttle
-            && let Some(until) = throttle.took(count, Instant::now())
+            && let Some(until) = throttle.took(count, clock::now())
         {
             tokio::time::sleep_until(until.into()).await;
         }
@@ -302,7 +309,7 @@ fn failed(
     let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
     let received = (piece.range.end - piece.range.start).saturating_sub(missing);
     let failure = Failure { class, retry_after: error.retry_after(), received };
-    let now = Instant::now();
+    let now = clock::now();
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
     if matches!(class, Class::RateLimited | Class::Http5xx | Class::Truncated | Class::Connect) {
@@ -321,7 +328,7 @@ fn failed(
 /// the disk must not keep the other connections of this one waiting.
 async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
     job.progress.verifying();
-    match commit(job).await {
+    match commit(&fetch.executor, job).await {
         Ok(()) => {
             job.progress.complete();
             fetch.board().stored(blob);
@@ -339,7 +346,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     let (attempt, allowed) = board.attempt(blob);
     let error = described(context, job, cause, attempt, allowed);
     let failure = Failure { class: error.class(), retry_after: None, received: 0 };
-    let verdict = board.rejected(blob, failure, Instant::now());
+    let verdict = board.rejected(blob, failure, clock::now());
     let (attempt, _) = board.attempt(blob);
     drop(board);
     if let Some(writer) = std::mem::take(&mut *lock(&job.slot)).writer {
@@ -355,7 +362,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     outcome
 }
 
-async fn commit(job: &Job) -> Result<(), Cause> {
+async fn commit(executor: &Executor, job: &Job) -> Result<(), Cause> {
     let died = |error: tokio::task::JoinError| {
         let source = std::io::Error::other(error);
         Cause::System { what: "a thread that works on the disk died", source }
@@ -369,14 +376,14 @@ async fn commit(job: &Job) -> Result<(), Cause> {
     }
     let behind = lock(&job.slot).writer.clone().filter(|w| w.hashed() < job.descriptor.size);
     if let Some(writer) = behind {
-        tokio::task::spawn_blocking(move || writer.catch_up()).await.map_err(died)??;
+        executor.block(move || writer.catch_up()).await.map_err(died)??;
     }
     let writer = lock(&job.slot).writer.take();
     let Some(writer) = writer.and_then(Arc::into_inner) else {
         let source = std::io::Error::other("somebody else is still writing it");
         return Err(Cause::System { what: "a blob cannot be verified", source });
     };
-    Ok(tokio::task::spawn_blocking(move || writer.commit()).await.map_err(died)??)
+    Ok(executor.block(move || writer.commit()).await.map_err(died)??)
 }
 
 /// A failure of a blob, with how far it got.

@@ -15,6 +15,7 @@
 
 mod board;
 mod error;
+mod executor;
 mod fetch;
 mod resolve;
 mod retry;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 
 pub use error::Error;
 use error::{Cause, Object, Subject};
+use executor::Executor;
 use resolve::Resolved;
 
 use crate::client::{Client, Session};
@@ -40,9 +42,9 @@ use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
 use crate::store::{self, Destination, Presence, Registered, Store, Swept};
-use crate::transport::Engine;
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connector, Engine, clock};
 
 /// Sockets that the thread which resolves references may have at once: one, and one that a redirect
 /// leads to, and those that are about to be closed.
@@ -97,9 +99,25 @@ pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     engine.run(async {
         let (stop, stopped) = watch::channel(None);
         watch_signals(stop)?;
-        let client = |session| Client::new(engine.connector(), session);
-        pull_until(config, reporter, choice, client, stopped).await
+        let executor = Executor::Threads(choice.engine);
+        pull_until(config, reporter, choice, &engine, executor, stopped).await
     })
+}
+
+/// Pulls an image inside of an engine's [`run`](Engine::run), with all the work on its thread, until
+/// `stop` has the number of a signal.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn pull_on(
+    engine: &Engine,
+    config: &PullConfig,
+    reporter: &Reporter,
+    stop: watch::Receiver<Option<i32>>,
+) -> Result<Pulled, Error> {
+    let choice = Choice { engine: engine.kind(), why: "given".into() };
+    let executor = Executor::Local;
+    pull_until(config, reporter, choice, engine, executor, stop).await
 }
 
 /// Tells `stop` of the first signal to end; ends the process on the second.
@@ -127,19 +145,21 @@ fn watch_signals(stop: watch::Sender<Option<i32>>) -> Result<(), Error> {
 async fn pull_until(
     config: &PullConfig,
     reporter: &Reporter,
-    engine: Choice,
-    client: impl FnOnce(Arc<Session>) -> Client,
+    choice: Choice,
+    engine: &Engine,
+    executor: Executor,
     mut stop: watch::Receiver<Option<i32>>,
 ) -> Result<Pulled, Error> {
-    let start = Instant::now();
+    let start = clock::now();
     let context = Arc::new(Context::new(config, reporter)?);
-    let client = client(Arc::clone(&context.session));
+    let client = Client::new(engine.connector(), Arc::clone(&context.session));
     let name = config.name();
     let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
     reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
 
     let resolving = resolve::resolve(&client, &context, &config.reference, &config.platforms);
     let resolved = tokio::select! {
+        biased;
         resolved = resolving => resolved?,
         Ok(signal) = stop.wait_for(Option::is_some) => {
             return Err(Error::new(Cause::Interrupted(signal.unwrap_or_default())));
@@ -147,13 +167,15 @@ async fn pull_until(
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
     drop(client);
-    let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
+    let connector = engine.connector();
+    let fetched =
+        fetch_missing(&context, &resolved, config, executor, &connector, &mut stop).await?;
     let registered = register(&context, &resolved, &name)?;
 
     let downloaded = fetched || !matches!(registered, Registered::Unchanged);
     let summary = context.summary(start);
     reporter.summary(&summary);
-    Ok(Pulled { digest: resolved.digest, downloaded, engine, summary })
+    Ok(Pulled { digest: resolved.digest, downloaded, engine: choice, summary })
 }
 
 /// Fetches what the store does not have; whether there was anything.
@@ -161,7 +183,8 @@ async fn fetch_missing(
     context: &Arc<Context>,
     resolved: &Resolved,
     config: &PullConfig,
-    engine: &Choice,
+    executor: Executor,
+    connector: &Connector,
     stop: &mut watch::Receiver<Option<i32>>,
 ) -> Result<bool, Error> {
     let mut seen = HashSet::new();
@@ -189,7 +212,8 @@ async fn fetch_missing(
     if jobs.is_empty() {
         return Ok(false);
     }
-    workers::fetch_all(Arc::clone(context), engine.engine, jobs, &config.network, stop).await?;
+    let network = &config.network;
+    workers::fetch_all(Arc::clone(context), executor, connector, jobs, network, stop).await?;
     Ok(true)
 }
 
@@ -238,7 +262,7 @@ impl Context {
     fn summary(&self, start: Instant) -> Summary {
         Summary {
             bytes: self.session.bytes_received(),
-            elapsed: start.elapsed(),
+            elapsed: clock::now().saturating_duration_since(start),
             connections: self.session.connections_opened(),
             retries: self.retries_done.load(Ordering::Relaxed),
             stalls: self.stalls.load(Ordering::Relaxed),

@@ -12,6 +12,7 @@
 //! [`engine`] can tell.
 
 pub mod buffer;
+pub mod clock;
 pub mod connection;
 pub mod deadline;
 pub mod engine;

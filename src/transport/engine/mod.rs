@@ -26,23 +26,24 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Buffer, Deadline, Error};
+use super::{Buffer, Deadline, Error, clock};
 
-/// The engines that a user can name.
+/// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
     /// io_uring with linked timeouts.
     Uring,
     /// Readiness and timers.
     Epoll,
+    /// Scripted peers under a virtual clock. For tests: no flag names it.
+    Sim,
 }
 
 impl EngineKind {
-    /// Every engine, for tests that run once per engine.
+    /// Every engine that talks to a kernel, for tests that run once per engine.
     pub const ALL: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Epoll];
 }
 
@@ -51,6 +52,7 @@ impl fmt::Display for EngineKind {
         f.write_str(match self {
             EngineKind::Uring => "uring",
             EngineKind::Epoll => "epoll",
+            EngineKind::Sim => "sim",
         })
     }
 }
@@ -73,7 +75,17 @@ impl Engine {
         Ok(match kind {
             EngineKind::Uring => Engine::Uring(uring::Engine::start(connections)?),
             EngineKind::Epoll => Engine::Epoll(epoll::Engine::start()?),
+            // It needs a network to begin with.
+            EngineKind::Sim => return Err(io::ErrorKind::Unsupported.into()),
         })
+    }
+
+    /// Which engine this is.
+    pub fn kind(&self) -> EngineKind {
+        match self {
+            Engine::Uring(_) => EngineKind::Uring,
+            Engine::Epoll(_) => EngineKind::Epoll,
+        }
     }
 
     /// Runs `main` and all that it spawns with `tokio::task::spawn_local`, until `main` ends.
@@ -118,7 +130,7 @@ impl Connector {
     /// # Errors
     /// [`Error::Expired`] at the deadline, [`Error::Io`] when the kernel or the peer refuses.
     pub async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<Socket, Error> {
-        if deadline.remaining(Instant::now()).is_none() {
+        if deadline.remaining(clock::now()).is_none() {
             return Err(Error::expired(deadline));
         }
         let stream = match self {
@@ -280,7 +292,7 @@ impl<'a> Turn<'a> {
         if busy.get() {
             return Err(Error::Broken("two operations in one direction of a socket"));
         }
-        if deadline.remaining(Instant::now()).is_none() {
+        if deadline.remaining(clock::now()).is_none() {
             return Err(Error::expired(deadline));
         }
         busy.set(true);
