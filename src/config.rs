@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::client::Timeouts;
 use crate::error::Class;
 use crate::image::{Platform, Reference};
-use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, RETRIES};
+use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, PIECE_FIRST, PIECE_SIZE_MIN, RETRIES};
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
@@ -69,6 +69,23 @@ pub struct NetworkConfig {
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
     /// registry.
     pub trusted_realms: Vec<String>,
+    /// How blobs are cut. No flag: simulations cut small ones.
+    pub pieces: Pieces,
+}
+
+/// The sizes of the pieces that large blobs are fetched in, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Of the first piece of a blob; smaller blobs are one piece.
+    pub first: u64,
+    /// Of the smallest piece; at least 1.
+    pub least: u64,
+}
+
+impl Default for Pieces {
+    fn default() -> Pieces {
+        Pieces { first: PIECE_FIRST, least: PIECE_SIZE_MIN }
+    }
 }
 
 impl Default for NetworkConfig {
@@ -85,6 +102,7 @@ impl Default for NetworkConfig {
             tls: TlsOptions::default(),
             credentials: Vec::new(),
             trusted_realms: Vec::new(),
+            pieces: Pieces::default(),
         }
     }
 }

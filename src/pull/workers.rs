@@ -19,7 +19,7 @@ use super::tuner::{Measured, Tuner};
 use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
-use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, PIECE_FIRST, TUNER_INTERVAL, WORKERS_MAX};
+use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, TUNER_INTERVAL, WORKERS_MAX};
 use crate::report::format;
 use crate::transport::{Connector, Engine, EngineKind, clock};
 
@@ -40,10 +40,11 @@ pub(super) async fn fetch_all(
     let cores = executor.cores();
     let most = most_connections(network);
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
-    let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
+    let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
-    let board = Board::new(sizes, network.retries, network.jobs, workers);
+    let mut board = Board::new(sizes, network.retries, network.jobs, workers);
+    board.set_pieces(network.pieces);
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, clock::now()));
     let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle, executor));
 
