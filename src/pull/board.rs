@@ -398,7 +398,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{PIECE_FIRST, PIECE_SIZE_MIN};
+    use crate::limits::PIECE_FIRST;
 
     const MIB: u64 = 1 << 20;
 

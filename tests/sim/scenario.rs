@@ -307,7 +307,8 @@ fn bearer(random: &mut Rng) -> Bearer {
 fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
     use Class::*;
     use Gravity::{Final, Grave, Harmless, Passing};
-    let recv = timeouts.recv;
+    // Shorter than any silence that is not borne.
+    let patience = timeouts.recv.min(timeouts.head);
     let silence: &[Class] = &[RecvTimeout, HeadTimeout];
     let end: &[Class] = &[EmptyResponse, Truncated, Framing];
     let count = [0, 1, 1_000, 20_000, 300_000][random.usize(..5)];
@@ -341,11 +342,11 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         11 => (Action::status([500, 502, 503, 504, 408][random.usize(..5)]), Passing, &[Http5xx]),
         12 => (limited(random, 503), Passing, &[Http5xx]),
         13 => (limited(random, 429), Passing, &[RateLimited]),
-        14 => (Action::Delay(recv.mul_f64(random.f64() / 2.0)), Harmless, &[HeadTimeout]),
+        14 => (Action::Delay(patience.mul_f64(random.f64() / 2.0)), Harmless, &[HeadTimeout]),
         15 => (
             Action::Drip {
                 bytes: random.usize(1..2_000),
-                every: recv.mul_f64(random.f64() / 50.0),
+                every: patience.mul_f64(random.f64() / 50.0),
             },
             Harmless,
             &[],

@@ -82,6 +82,9 @@ pub struct Network {
     inner: Rc<Inner>,
 }
 
+/// Takes a line for each thing that happens.
+type Shown = Box<dyn Fn(&str)>;
+
 struct Inner {
     random: RefCell<fastrand::Rng>,
     weather: RefCell<Weather>,
@@ -90,7 +93,7 @@ struct Inner {
     connections: Cell<u64>,
     faults: RefCell<Vec<Fault>>,
     traced: Cell<u64>,
-    shown: RefCell<Option<Box<dyn Fn(&str)>>>,
+    shown: RefCell<Option<Shown>>,
 }
 
 #[derive(Default)]

@@ -18,13 +18,21 @@ pub(super) struct Line {
     /// Most bytes sent and not taken by the receiver.
     pub(super) window: usize,
     /// Sizes of the first segments, one after the other, in bytes; those after them are as large as
-    /// what is written.
+    /// what leaves in a moment.
     pub(super) segments: VecDeque<usize>,
     /// What goes wrong, and after how many bytes.
     pub(super) fault: Option<(Break, u64)>,
     /// When the clock began: bytes arrive at whole milliseconds after it, because timers cannot tell
     /// finer times apart.
     pub(super) epoch: Instant,
+}
+
+impl Line {
+    /// What leaves in a moment, so that bytes of a slow line do not come all at its end; at least what
+    /// fits into a packet.
+    fn segment_max(&self) -> usize {
+        usize::try_from(self.bytes_per_second / 20).unwrap_or(usize::MAX).max(1_460)
+    }
 }
 
 /// What happens to a direction in the middle of its bytes.
@@ -259,6 +267,7 @@ impl State {
                 _ => None,
             };
             let size = self.line.segments.pop_front().unwrap_or(usize::MAX).max(1);
+            let size = size.min(self.line.segment_max());
             let size = size.min(until_fault.unwrap_or(usize::MAX)).min(bytes.len());
             let segment = bytes.split_to(size);
             self.total += size as u64;
