@@ -11,7 +11,10 @@ use std::time::Duration;
 use crate::client::Timeouts;
 use crate::error::Class;
 use crate::image::{Platform, Reference};
-use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MAX_WAIT, MEMORY, MIN_SPEED, RETRIES};
+use crate::limits::{
+    CREDENTIAL_FILE_SIZE_MAX, JOBS, MAX_WAIT, MEMORY, MIN_SPEED, PIECE_FIRST, PIECE_SIZE_MIN,
+    RETRIES,
+};
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
@@ -75,6 +78,23 @@ pub struct NetworkConfig {
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
     /// registry.
     pub trusted_realms: Vec<String>,
+    /// How blobs are cut. No flag: simulations cut small ones.
+    pub pieces: Pieces,
+}
+
+/// The sizes of the pieces that large blobs are fetched in, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Of the first piece of a blob; smaller blobs are one piece.
+    pub first: u64,
+    /// Of the smallest piece; at least 1.
+    pub least: u64,
+}
+
+impl Default for Pieces {
+    fn default() -> Pieces {
+        Pieces { first: PIECE_FIRST, least: PIECE_SIZE_MIN }
+    }
 }
 
 impl Default for NetworkConfig {
@@ -93,6 +113,7 @@ impl Default for NetworkConfig {
             tls: TlsOptions::default(),
             credentials: Vec::new(),
             trusted_realms: Vec::new(),
+            pieces: Pieces::default(),
         }
     }
 }

@@ -155,6 +155,7 @@ impl NetworkArgs {
             tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
             credentials: read_credentials(self.authfile.as_deref()).map_err(Failure::usage)?,
             trusted_realms: self.trust_token_service,
+            ..NetworkConfig::default()
         })
     }
 }

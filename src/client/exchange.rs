@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::origin::Origin;
 use crate::report::format;
-use crate::transport::{self, Connection, Deadline, Fill, Phase};
+use crate::transport::{self, Connection, Deadline, Fill, Phase, clock};
 
 /// The answer to a request: its head is here, its body comes with [`Body::next`].
 pub struct Answer {
@@ -55,7 +55,7 @@ struct Pace {
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { offset: 0, since: Instant::now(), received: 0, marked: false, fell_short: false }
+        Pace { offset: 0, since: clock::now(), received: 0, marked: false, fell_short: false }
     }
 }
 
@@ -68,7 +68,8 @@ impl Pace {
         let Some(remaining) = remaining.filter(|_| self.received >= LOW_WATER_AFTER) else {
             return;
         };
-        let rate = format::per_second(self.received, self.since.elapsed());
+        let rate =
+            format::per_second(self.received, clock::now().saturating_duration_since(self.since));
         let wanted = rate / 1_000 * LOW_WATER_TIME.as_millis() as u64;
         let power = 1 << wanted.clamp(1, LOW_WATER_MAX).ilog2();
         // Set, and now gone: see `Connection::receive`.

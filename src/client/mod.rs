@@ -22,7 +22,7 @@ mod turnstile;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use error::Error;
 pub use exchange::{Answer, Body};
@@ -36,7 +36,7 @@ use crate::registry::redirect::is_redirect;
 use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
 use crate::report::format;
 use crate::transport::resolve::resolve;
-use crate::transport::{self, Connection, Connector, Deadline, Phase};
+use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
 use exchange::Unanswered;
 use pool::Pool;
 
@@ -114,7 +114,7 @@ impl Client {
         }
         let redirects = &self.session.redirects;
         let url = question.request.url();
-        if let Some(target) = redirects.target(url, Instant::now())
+        if let Some(target) = redirects.target(url, clock::now())
             && let Some(answer) = self.ask_storage(question, &target).await?
         {
             return Ok(answer);
@@ -123,7 +123,7 @@ impl Client {
             return self.ask_and_learn(question).await;
         };
         let turn = renewing.pass().await;
-        if let Some(target) = redirects.target(url, Instant::now()) {
+        if let Some(target) = redirects.target(url, clock::now()) {
             // Somebody else has asked for it meanwhile.
             drop(turn);
             if let Some(answer) = self.ask_storage(question, &target).await? {
@@ -182,7 +182,7 @@ impl Client {
     async fn ask_and_learn(&self, question: Question<'_>) -> Result<Answer, Error> {
         let redirects = &self.session.redirects;
         let url = question.request.url();
-        let asked_at = Instant::now();
+        let asked_at = clock::now();
         match self.ask_registry(question).await {
             Ok((answer, trail)) => {
                 redirects.learn(url, trail.shortcut(), asked_at);
@@ -310,7 +310,7 @@ impl Client {
     async fn open(&self, addresses: &mut [SocketAddr]) -> Result<Connection, transport::Error> {
         let Session { timeouts, addresses: known, buffer_size, .. } = &*self.session;
         known.sort(addresses);
-        if known.are_unreachable(addresses, Instant::now())
+        if known.are_unreachable(addresses, clock::now())
             && let Some(&address) = addresses.last()
         {
             let deadline = Deadline::after(timeouts.connect, Phase::Connect);
@@ -327,7 +327,7 @@ impl Client {
                 }
                 Err(error) => {
                     let silent = error.class() == Class::ConnectTimeout;
-                    known.failed(address, silent, Instant::now());
+                    known.failed(address, silent, clock::now());
                     last = error;
                 }
             }

@@ -1,7 +1,7 @@
 //! Connections kept for the next request to the same origin.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::limits::IDLE_CONNECTIONS_MAX;
@@ -13,7 +13,7 @@ use crate::transport::Connection;
 /// Connections never migrate: one made on a ring lives and dies on its thread.
 #[derive(Clone, Default)]
 pub(super) struct Pool {
-    idle: Rc<RefCell<HashMap<Origin, Vec<Connection>>>>,
+    idle: Rc<RefCell<BTreeMap<Origin, Vec<Connection>>>>,
     /// Takes no connection out, only puts some in.
     closed: bool,
 }

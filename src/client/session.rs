@@ -26,8 +26,8 @@ use crate::registry::{
     self, AddressClass, Asked, Challenge, Credential, CredentialFile, Token, address, realm, token,
 };
 use crate::report::Reporter;
-use crate::transport::Connection;
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connection, clock};
 
 /// What all clients of a pull share.
 pub struct Session {
@@ -132,7 +132,7 @@ impl Session {
     /// Waits until the registry may be asked.
     pub(super) async fn silence(&self) {
         loop {
-            let until = lock(&self.silence).filter(|until| Instant::now() < *until);
+            let until = lock(&self.silence).filter(|until| clock::now() < *until);
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
                 None => return,
@@ -143,7 +143,7 @@ impl Session {
     /// A connection to `address` fell silent, or is slow: connections made later prefer the other
     /// addresses of its host, if it has any.
     pub fn distrust(&self, address: SocketAddr) {
-        self.addresses.distrust(address, Instant::now());
+        self.addresses.distrust(address, clock::now());
     }
 
     /// Counts bytes of a body.
@@ -178,7 +178,7 @@ impl Session {
         let Some(known) = granted.get(&grantor(question)) else {
             return self.credential.as_ref().and_then(Credential::bearer);
         };
-        let now = Instant::now();
+        let now = clock::now();
         known.until.is_none_or(|until| now < until).then(|| known.secret.clone())
     }
 
@@ -186,7 +186,7 @@ impl Session {
     fn ended(&self, question: Question<'_>) -> Option<(Secret, Bearer)> {
         let granted = lock(&self.granted);
         let known = granted.get(&grantor(question))?;
-        let now = Instant::now();
+        let now = clock::now();
         let ended = known.until.is_some_and(|until| until <= now);
         let bearer = known.bearer.clone().filter(|_| ended)?;
         Some((known.secret.clone(), bearer))
@@ -275,7 +275,7 @@ async fn answer(
 ) -> Result<Granted, Error> {
     match challenge? {
         Challenge::Bearer(bearer) => {
-            let asked_at = Instant::now();
+            let asked_at = clock::now();
             let token = fetch_token(client, question, &bearer).await?;
             let good_for = token.lifetime.saturating_sub(TOKEN_MARGIN);
             let until = asked_at.checked_add(good_for);
@@ -372,7 +372,7 @@ mod tests {
 
     fn end_all(session: &Session) {
         for granted in lock(&session.granted).values_mut() {
-            granted.until = Some(Instant::now());
+            granted.until = Some(clock::now());
         }
     }
 

@@ -96,19 +96,7 @@ impl Registry {
         };
         let address = doors.first().map_or(options.bind, |(_, bound)| bound.address());
         let registry_origin = origin(Door::Registry);
-        let state = Arc::new(State {
-            guard: Guard::new(options.auth, format!("{}/token", origin(Door::Token))),
-            redirect: options.redirect_blobs,
-            signature_lifetime: options.signature_lifetime,
-            storage: origin(Door::Storage),
-            tls: options.tls,
-            pace: options.bytes_per_second,
-            repositories: Mutex::default(),
-            script: Mutex::new(RunningScript::new(options.faults)),
-            signatures: Mutex::default(),
-            log: Log::new(),
-            gate: Gate::default(),
-        });
+        let state = Arc::new(State::new(options, &origin(Door::Token), origin(Door::Storage)));
         let connections = Arc::new(AtomicU64::new(0));
         let servers = doors
             .into_iter()
@@ -119,6 +107,31 @@ impl Registry {
             })
             .collect::<io::Result<_>>()?;
         Ok(Registry { state, origin: registry_origin, address, connections, servers })
+    }
+
+    /// A registry that listens nowhere: somebody else carries its [conversations](Registry::converse),
+    /// without TLS. Its storage and its token service are at the ports after that of `bind`.
+    pub fn unplugged(options: Options) -> Registry {
+        let address = options.bind;
+        let origin = |nth| {
+            let port = address.port().saturating_add(nth);
+            format!("http://{}", SocketAddr::new(address.ip(), port))
+        };
+        let token_apart = Guard::token_service_apart(options.auth.as_ref());
+        let token = origin(if token_apart { 2 } else { 0 });
+        Registry {
+            state: Arc::new(State::new(options, &token, origin(1))),
+            origin: origin(0),
+            address,
+            connections: Arc::default(),
+            servers: Vec::new(),
+        }
+    }
+
+    /// The registry's side of one connection more.
+    pub fn converse(&self, door: Door) -> Conversation {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        Conversation { state: Arc::clone(&self.state), door, connection, reader: Reader::default() }
     }
 
     /// Where the registry listens.
@@ -233,6 +246,31 @@ impl Drop for Registry {
     }
 }
 
+/// The registry's side of a connection that somebody else carries: bytes in, steps out.
+pub struct Conversation {
+    state: Arc<State>,
+    door: Door,
+    connection: u64,
+    reader: Reader,
+}
+
+impl Conversation {
+    /// Takes bytes that the client sent.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.reader.push(bytes);
+    }
+
+    /// What to do about the next request, once it is whole. Without a last step that ends the
+    /// connection, it goes on.
+    pub fn answer(&mut self) -> Option<Vec<Step>> {
+        let plan = match self.reader.take()? {
+            Ok(request) => self.state.plan(self.door, self.connection, request).0,
+            Err(malformed) => State::refusal(malformed),
+        };
+        Some(plan.steps)
+    }
+}
+
 /// What all connections share.
 struct State {
     guard: Guard,
@@ -266,6 +304,22 @@ struct Stored {
 // --- connections ---
 
 impl State {
+    fn new(options: Options, token_service: &str, storage: String) -> State {
+        State {
+            guard: Guard::new(options.auth, format!("{token_service}/token")),
+            redirect: options.redirect_blobs,
+            storage,
+            tls: options.tls,
+            pace: options.bytes_per_second,
+            repositories: Mutex::default(),
+            script: Mutex::new(RunningScript::new(options.faults)),
+            signature_lifetime: options.signature_lifetime,
+            signatures: Mutex::default(),
+            log: Log::new(),
+            gate: Gate::default(),
+        }
+    }
+
     fn serve(&self, door: Door, connection: u64, socket: Arc<TcpStream>) {
         // An error is the peer's end of the connection, or the server's: nobody is left to tell.
         let _ = self.converse(door, connection, socket);
@@ -295,6 +349,15 @@ impl State {
         connection: u64,
         request: Request,
     ) -> io::Result<Flow> {
+        let (plan, line) = self.plan(door, connection, request);
+        let flow = self.perform(wire, &plan, line);
+        let now = self.log.elapsed();
+        self.log.update(line, |line| line.ended = Some(now));
+        flow
+    }
+
+    /// What to do about a request, and its line in the log.
+    fn plan(&self, door: Door, connection: u64, request: Request) -> (Plan, usize) {
         let asked = self.look_up(door, &request);
         let action = lock(&self.script).action(&asked.facts());
         let ignore_range = action == Action::IgnoreRange;
@@ -318,10 +381,7 @@ impl State {
             target: request.target,
             headers: request.headers,
         });
-        let flow = self.perform(wire, &plan, line);
-        let now = self.log.elapsed();
-        self.log.update(line, |line| line.ended = Some(now));
-        flow
+        (plan, line)
     }
 
     /// Takes the steps of a plan, and notes in the log what was sent.
@@ -339,15 +399,19 @@ impl State {
     }
 
     fn refuse(&self, wire: &mut Wire, malformed: Malformed) -> io::Result<Flow> {
+        for step in State::refusal(malformed).steps {
+            wire.take(&step, &self.gate)?;
+        }
+        Ok(Flow::Ended)
+    }
+
+    fn refusal(malformed: Malformed) -> Plan {
         let status = match malformed {
             Malformed::TooLong => 431,
             Malformed::Syntax => 400,
         };
         let answer = Answer { close: true, ..Answer::empty(status) };
-        for step in Plan::new(answer, &Action::None, None).steps {
-            wire.take(&step, &self.gate)?;
-        }
-        Ok(Flow::Ended)
+        Plan::new(answer, &Action::None, None)
     }
 }
 

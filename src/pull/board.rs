@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use super::lane::Lane;
 use super::replace::{Minimum, Watch};
 use super::retry::{Attempts, Failure, Policy, Verdict, is_slowness};
+use crate::config::Pieces;
 use crate::error::Class;
-use crate::limits::{PIECE_FIRST, PIECE_SIZE_MIN, PIECE_TIME};
+use crate::limits::PIECE_TIME;
 
 /// A part of a blob for one connection to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +139,7 @@ impl Blob {
 /// All blobs of a pull, and the connections that fetch them.
 pub(super) struct Board {
     blobs: Vec<Blob>,
+    pieces: Pieces,
     /// Blobs fetched at once.
     jobs: usize,
     /// Connections wanted at once.
@@ -157,7 +159,7 @@ pub(super) struct Board {
     /// The connections that are receiving.
     watch: Watch,
     /// Pieces taken so far.
-    pieces: u64,
+    taken: u64,
 }
 
 impl Board {
@@ -186,6 +188,7 @@ impl Board {
         let blobs = blobs.collect();
         Board {
             blobs,
+            pieces: Pieces::default(),
             jobs,
             target: 1,
             busy: vec![Some(0); workers],
@@ -195,7 +198,7 @@ impl Board {
             gate: None,
             spread: true,
             watch: Watch::default(),
-            pieces: 0,
+            taken: 0,
         }
     }
 
@@ -212,6 +215,11 @@ impl Board {
     /// Each connection has to bring at least this.
     pub(super) fn set_minimum(&mut self, minimum: Option<Minimum>) {
         self.watch = Watch::new(minimum);
+    }
+
+    /// How blobs are cut.
+    pub(super) fn set_pieces(&mut self, pieces: Pieces) {
+        self.pieces = pieces;
     }
 
     /// How many connections are wanted from now on.
@@ -348,9 +356,10 @@ impl Board {
     /// Takes the next piece out of what is missing of a blob.
     fn cut(&mut self, index: usize) -> Option<Piece> {
         let size_wanted = self.piece_size(index);
+        let pieces = self.pieces;
         let blob = self.blobs.get_mut(index)?;
-        let (failures, number) = (blob.failures, self.pieces);
-        self.pieces += 1;
+        let (failures, number) = (blob.failures, self.taken);
+        self.taken += 1;
         let Gap { range: mut gap, past } = blob.missing.pop_front()?;
         let piece = |range, form| Piece {
             blob: index,
@@ -370,7 +379,7 @@ impl Board {
         }
         // A rest that is hardly worth a request of its own comes along.
         let end = match gap.end - gap.start {
-            rest if rest <= size_wanted.saturating_add(PIECE_SIZE_MIN / 2) => gap.end,
+            rest if rest <= size_wanted.saturating_add(pieces.least / 2) => gap.end,
             _ => gap.start + size_wanted,
         };
         if end < gap.end {
@@ -389,14 +398,14 @@ impl Board {
         }
         let connections = (self.target / self.unreceived().max(1)).max(1) as u64;
         let wanted = match self.rate {
-            None => PIECE_FIRST,
-            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(PIECE_FIRST),
+            None => self.pieces.first,
+            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(self.pieces.first),
         };
         let fair = match (self.blobs.get(index), connections) {
             (Some(blob), 2..) => blob.missing_size() / (2 * connections),
             _ => u64::MAX,
         };
-        wanted.min(fair).max(PIECE_SIZE_MIN)
+        wanted.min(fair).max(self.pieces.least)
     }
 
     /// A range of the blob was answered as it was asked for: more connections may have some.
@@ -434,7 +443,7 @@ impl Board {
         self.release(worker, piece);
         let size = piece.range.end - piece.range.start;
         self.watch.finished(size, took, now);
-        if size >= PIECE_SIZE_MIN {
+        if size >= self.pieces.least {
             let rate = crate::report::format::per_second(size, took);
             self.rate = Some(self.rate.map_or(rate, |known| u64::midpoint(known, rate)));
         }
@@ -593,6 +602,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PIECE_FIRST;
 
     const MIB: u64 = 1 << 20;
 

@@ -99,7 +99,7 @@ async fn wait_for_another(
             Claim::There => {
                 let (store, descriptor) = (store.clone(), job.descriptor.clone());
                 // Hashing a large blob must not keep the connections of this thread waiting.
-                let checked = tokio::task::spawn_blocking(move || store.check(&descriptor)).await;
+                let checked = fetch.executor.block(move || store.check(&descriptor)).await;
                 let checked = checked.map_err(|error| {
                     let source = std::io::Error::other(error);
                     Error::system("a thread that works on the disk died", source)
@@ -145,7 +145,7 @@ impl Fetch {
             }
             if let Some(writer) = slot.writer.clone().filter(|writer| writer.wants_sync()) {
                 // A failure is told to whoever writes next.
-                slot.sync = Some(tokio::task::spawn_blocking(move || drop(writer.sync())));
+                slot.sync = self.executor.beside(move || drop(writer.sync()));
             }
         }
     }

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 
 use super::board::{Board, Form, Piece};
 use super::claim;
 use super::error::{Cause, Error, Object};
+use super::executor::Executor;
 use super::lane::{Lane, Taken};
 use super::replace::Slow;
 use super::retry::{Failure, Verdict};
@@ -24,6 +26,7 @@ use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
 use crate::report::format;
 use crate::store::{BlobWriter, StoreError, Written};
+use crate::transport::clock;
 
 /// All that the workers of a pull share.
 pub(super) struct Fetch {
@@ -33,8 +36,9 @@ pub(super) struct Fetch {
     board: Mutex<Board>,
     tuner: Mutex<Tuner>,
     throttle: Option<Throttle>,
-    /// Counts the changes after which there may be something to do for others.
-    changed: watch::Sender<u64>,
+    /// Tells of changes after which there may be something to do for others.
+    changed: Notify,
+    pub(super) executor: Executor,
     /// No thread may begin to hash any more.
     closed: AtomicBool,
 }
@@ -58,8 +62,8 @@ impl Fetch {
         board: Board,
         tuner: Tuner,
         throttle: Option<Throttle>,
+        executor: Executor,
     ) -> Fetch {
-        let (changed, _) = watch::channel(0);
         let (board, tuner) = (Mutex::new(board), Mutex::new(tuner));
         let fetch = Fetch {
             context,
@@ -67,7 +71,8 @@ impl Fetch {
             board,
             tuner,
             throttle,
-            changed,
+            changed: Notify::new(),
+            executor,
             closed: AtomicBool::new(false),
         };
         fetch.board().set_target(fetch.tuner().target());
@@ -88,11 +93,12 @@ impl Fetch {
 
     /// Tells all workers to look at the board again.
     pub(super) fn tell(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Ends with the next change after this call, whenever it is awaited first.
+    pub(super) fn change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Gives threads of their own to the hashing of large blobs, as long as there are fewer blobs
@@ -123,7 +129,7 @@ impl Fetch {
             && writer.written() < job.descriptor.size
         {
             let writer = Arc::clone(writer);
-            slot.follower = Some(tokio::task::spawn_blocking(move || writer.follow()));
+            slot.follower = self.executor.beside(move || writer.follow());
         }
     }
 
@@ -154,7 +160,7 @@ pub(super) async fn piece(
     mut piece: Piece,
 ) -> Result<(), Error> {
     let Some(job) = fetch.jobs.get(piece.blob) else { return Ok(()) };
-    let start = Instant::now();
+    let start = clock::now();
     let outcome = match claim::writer_of(fetch, worker, job, &piece).await {
         Ok(claimed) => {
             let Some(writer) = claimed? else { return Ok(()) };
@@ -164,7 +170,7 @@ pub(super) async fn piece(
         Err(cause) => Err((cause, vec![piece.range.clone()])),
     };
     let received = |piece: &Piece| {
-        let now = Instant::now();
+        let now = clock::now();
         fetch.board().received(worker, piece, now.saturating_duration_since(start), now)
     };
     let whole = match outcome {
@@ -241,7 +247,7 @@ async fn attempt(
             Err(Cause::Size { expected: size, sent: length })
         }
         _ => {
-            let lane = fetch.board().receives(piece, sent.clone(), Instant::now());
+            let lane = fetch.board().receives(piece, sent.clone(), clock::now());
             let outcome = tokio::select! {
                 biased;
                 outcome = receive(answer, fetch, job, writer, sent, &piece.range, &lane) => outcome,
@@ -311,7 +317,7 @@ async fn receive(
 
 /// Until when, and for how long, nothing more is to be received.
 fn throttled(throttle: &Throttle, count: usize) -> Option<(Instant, Duration)> {
-    let now = Instant::now();
+    let now = clock::now();
     let until = throttle.took(count, now)?;
     Some((until, until.saturating_duration_since(now)))
 }
@@ -351,7 +357,7 @@ fn failed(
     let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
     let received = (piece.range.end - piece.range.start).saturating_sub(missing);
     let failure = Failure { class, retry_after: error.retry_after(), received };
-    let now = Instant::now();
+    let now = clock::now();
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
     let idle = !board.is_underway(piece.blob);
@@ -376,7 +382,7 @@ fn failed(
 /// the disk must not keep the other connections of this one waiting.
 pub(super) async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
     job.progress.verifying();
-    match commit(job).await {
+    match commit(&fetch.executor, job).await {
         Ok(()) => {
             job.progress.complete();
             fetch.board().stored(blob);
@@ -399,7 +405,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     // What an earlier process has left may be to blame, and then the registry is not.
     let verdict = match resumed > 0 && class == Class::Digest {
         true => board.begins_anew(blob),
-        false => board.rejected(blob, failure, Instant::now()),
+        false => board.rejected(blob, failure, clock::now()),
     };
     let (attempt, _) = board.attempt(blob);
     drop(board);
@@ -417,7 +423,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     outcome
 }
 
-async fn commit(job: &Job) -> Result<(), Cause> {
+async fn commit(executor: &Executor, job: &Job) -> Result<(), Cause> {
     let died = |error: tokio::task::JoinError| {
         let source = std::io::Error::other(error);
         Cause::System { what: "a thread that works on the disk died", source }
@@ -437,14 +443,14 @@ async fn commit(job: &Job) -> Result<(), Cause> {
     }
     let behind = lock(&job.slot).writer.clone().filter(|w| w.hashed() < job.descriptor.size);
     if let Some(writer) = behind {
-        tokio::task::spawn_blocking(move || writer.catch_up()).await.map_err(died)??;
+        executor.block(move || writer.catch_up()).await.map_err(died)??;
     }
     let writer = lock(&job.slot).writer.take();
     let Some(writer) = writer.and_then(Arc::into_inner) else {
         let source = std::io::Error::other("somebody else is still writing it");
         return Err(Cause::System { what: "a blob cannot be verified", source });
     };
-    Ok(tokio::task::spawn_blocking(move || writer.commit()).await.map_err(died)??)
+    Ok(executor.block(move || writer.commit()).await.map_err(died)??)
 }
 
 /// A failure of a blob, with how far it got.

@@ -17,6 +17,7 @@
 mod board;
 mod claim;
 mod error;
+mod executor;
 mod fetch;
 mod lane;
 mod replace;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 
 pub use error::Error;
 use error::{Cause, Object, Subject};
+use executor::Executor;
 use resolve::Resolved;
 use retry::Policy;
 
@@ -45,9 +47,9 @@ use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
 use crate::store::{self, Destination, Presence, Registered, Store, Swept};
-use crate::transport::Engine;
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connector, Engine, clock};
 
 /// Sockets that the thread which resolves references may have at once: one, and one that a redirect
 /// leads to, and those that are about to be closed.
@@ -105,9 +107,25 @@ pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     engine.run(async {
         let (stop, stopped) = watch::channel(None);
         watch_signals(stop)?;
-        let client = |session| Client::new(engine.connector(), session);
-        pull_until(config, reporter, choice, client, stopped).await
+        let executor = Executor::Threads(choice.engine);
+        pull_until(config, reporter, choice, &engine, executor, stopped).await
     })
+}
+
+/// Pulls an image inside of an engine's [`run`](Engine::run), with all the work on its thread, until
+/// `stop` has the number of a signal.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn pull_on(
+    engine: &Engine,
+    config: &PullConfig,
+    reporter: &Reporter,
+    stop: watch::Receiver<Option<i32>>,
+) -> Result<Pulled, Error> {
+    let choice = Choice { engine: engine.kind(), why: "given".into() };
+    let executor = Executor::Local;
+    pull_until(config, reporter, choice, engine, executor, stop).await
 }
 
 /// Tells `stop` of the first signal to end; ends the process on the second.
@@ -135,19 +153,21 @@ fn watch_signals(stop: watch::Sender<Option<i32>>) -> Result<(), Error> {
 async fn pull_until(
     config: &PullConfig,
     reporter: &Reporter,
-    engine: Choice,
-    client: impl FnOnce(Arc<Session>) -> Client,
+    choice: Choice,
+    engine: &Engine,
+    executor: Executor,
     mut stop: watch::Receiver<Option<i32>>,
 ) -> Result<Pulled, Error> {
-    let start = Instant::now();
+    let start = clock::now();
     let context = Arc::new(Context::new(config, reporter)?);
-    let client = client(Arc::clone(&context.session));
+    let client = Client::new(engine.connector(), Arc::clone(&context.session));
     let name = config.name();
     let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
     reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
 
     let resolving = resolve::resolve(&client, &context, &config.reference, &config.platforms);
     let resolved = tokio::select! {
+        biased;
         resolved = resolving => resolved?,
         Ok(signal) = stop.wait_for(Option::is_some) => {
             return Err(Error::new(Cause::Interrupted(signal.unwrap_or_default())));
@@ -157,13 +177,15 @@ async fn pull_until(
     drop(client);
     // What is found now must still be there when it is named.
     let _held = context.store.hold_blobs().map_err(Error::new)?;
-    let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
+    let connector = engine.connector();
+    let fetched =
+        fetch_missing(&context, &resolved, config, executor, &connector, &mut stop).await?;
     let registered = register(&context, &resolved, &name)?;
 
     let downloaded = fetched || !matches!(registered, Registered::Unchanged);
     let summary = context.summary(start);
     reporter.summary(&summary);
-    Ok(Pulled { digest: resolved.digest, downloaded, engine, summary })
+    Ok(Pulled { digest: resolved.digest, downloaded, engine: choice, summary })
 }
 
 /// Fetches what the store does not have; whether there was anything.
@@ -171,7 +193,8 @@ async fn fetch_missing(
     context: &Arc<Context>,
     resolved: &Resolved,
     config: &PullConfig,
-    engine: &Choice,
+    executor: Executor,
+    connector: &Connector,
     stop: &mut watch::Receiver<Option<i32>>,
 ) -> Result<bool, Error> {
     let mut seen = HashSet::new();
@@ -204,7 +227,8 @@ async fn fetch_missing(
     }
     let missing = jobs.iter().map(|job| &job.descriptor);
     context.store.expect_room_for(missing).map_err(Error::new)?;
-    workers::fetch_all(Arc::clone(context), engine.engine, jobs, &config.network, stop).await?;
+    let network = &config.network;
+    workers::fetch_all(Arc::clone(context), executor, connector, jobs, network, stop).await?;
     Ok(true)
 }
 
@@ -253,7 +277,7 @@ impl Context {
     fn summary(&self, start: Instant) -> Summary {
         Summary {
             bytes: self.session.bytes_received(),
-            elapsed: start.elapsed(),
+            elapsed: clock::now().saturating_duration_since(start),
             connections: self.session.connections_opened(),
             retries: self.retries_done.load(Ordering::Relaxed),
             stalls: self.stalls.load(Ordering::Relaxed),

@@ -13,6 +13,7 @@ use crate::image::{Algorithm, Descriptor, Digest, MediaType, Reference};
 use crate::limits::{INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX, PROGRESS_LINE_INTERVAL};
 use crate::registry::{Asked, answer, request};
 use crate::report::format;
+use crate::transport::clock;
 
 /// What a reference means.
 pub(super) struct Resolved {
@@ -184,7 +185,7 @@ async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Resul
             Verdict::GiveUp => return Err(error.given_up(context.policy, SystemTime::now())),
             Verdict::Again { pause } => {
                 context.retried(&error, pause);
-                let now = Instant::now();
+                let now = clock::now();
                 let until = now.checked_add(pause).unwrap_or(now);
                 if retry_after.is_some() {
                     context.keep_silence(until, now);
@@ -198,13 +199,13 @@ async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Resul
 /// Waits, and says now and then how long still, if the registry asked for it.
 async fn count_down(context: &Context, until: Instant, asked: bool) {
     loop {
-        let now = Instant::now();
+        let now = clock::now();
         let left = until.saturating_duration_since(now);
         if !asked || left <= PROGRESS_LINE_INTERVAL {
             return tokio::time::sleep(left).await;
         }
         tokio::time::sleep(PROGRESS_LINE_INTERVAL).await;
-        let left = format::countdown(until.saturating_duration_since(Instant::now()));
+        let left = format::countdown(until.saturating_duration_since(clock::now()));
         context.reporter.status(&format!("{} asks for silence: {left} left", context.registry));
     }
 }

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::MissedTickBehavior;
 
 use super::board::Board;
 use super::error::{Cause, Error};
+use super::executor::Executor;
 use super::fetch::{self, Fetch};
 use super::replace::Minimum;
 use super::throttle::Throttle;
@@ -20,9 +20,9 @@ use super::tuner::{Cpu, Measured, Tuner};
 use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
-use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, PIECE_FIRST, TUNER_INTERVAL, WORKERS_MAX};
+use crate::limits::{CONNECTION_MEMORY, CONNECTIONS_MAX, TUNER_INTERVAL, WORKERS_MAX};
 use crate::report::format;
-use crate::transport::{Engine, EngineKind};
+use crate::transport::{Connector, Engine, EngineKind, clock};
 
 /// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
 ///
@@ -30,7 +30,8 @@ use crate::transport::{Engine, EngineKind};
 /// pull.
 pub(super) async fn fetch_all(
     context: Arc<Context>,
-    engine: EngineKind,
+    executor: Executor,
+    connector: &Connector,
     mut jobs: Vec<Job>,
     network: &NetworkConfig,
     stop: &mut watch::Receiver<Option<i32>>,
@@ -38,37 +39,31 @@ pub(super) async fn fetch_all(
     // Largest first: the last ones to end are then small, and nobody is left alone with a large one.
     jobs.sort_by_key(|job| std::cmp::Reverse(job.descriptor.size));
     let sizes: Vec<u64> = jobs.iter().map(|job| job.descriptor.size).collect();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = executor.cores();
     let most = most_connections(network);
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
-    let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
+    let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
     let mut board = Board::new(sizes, context.policy, network.jobs, workers);
+    board.set_pieces(network.pieces);
     // Until it is known that there are cores to do the work.
     board.spread(!tuner.is_free());
     let minimum = network.min_speed.map(|rate| Minimum::new(rate, network.timeouts.recv));
     board.set_minimum(minimum);
-    let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
-    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
+    let throttle = network.limit_rate.map(|rate| Throttle::new(rate, clock::now()));
+    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle, executor));
 
     let (end, ended) = watch::channel(false);
     let (done, results) = mpsc::unbounded_channel();
-    let mut threads = Vec::new();
+    let mut running = Vec::new();
     let mut outcome = Ok(());
     for worker in 0..workers {
         let (fetch, done, ended) = (Arc::clone(&fetch), done.clone(), ended.clone());
         // A connection to a registry that redirects stays idle beside the one it redirected to.
         let sockets = 2 * most.div_ceil(workers) + 2;
-        let thread = std::thread::Builder::new().name(format!("fetch-{worker}")).spawn(move || {
-            // A thread that died without a word would be waited for: its pieces stay under way.
-            let work = AssertUnwindSafe(|| work(&fetch, engine, worker, sockets, ended));
-            let result = catch_unwind(work).unwrap_or_else(|_| Err(died("it panicked")));
-            // Nobody listens any more only if the pull has failed already.
-            let _ = done.send(result);
-        });
-        match thread {
-            Ok(thread) => threads.push(thread),
+        match start(fetch, connector, worker, sockets, done, ended) {
+            Ok(worker) => running.push(worker),
             Err(source) => {
                 // Those that run already are told to end, and waited for like after any failure.
                 let _ = end.send(true);
@@ -79,13 +74,53 @@ pub(super) async fn fetch_all(
     }
     drop(done);
     let looked_after = look_after(&fetch, results, stop, &end, cores).await;
-    for thread in threads {
-        if thread.join().is_err() {
-            outcome = outcome.and(Err(died("it panicked")));
+    for worker in running {
+        let died = match worker {
+            Worker::Thread(thread) => thread.join().is_err(),
+            Worker::Task(task) => task.await.is_err(),
+        };
+        if died {
+            outcome = outcome.and(Err(self::died("it panicked")));
         }
     }
     fetch.keep_partials();
     outcome.and(looked_after)
+}
+
+/// A worker that was started.
+enum Worker {
+    Thread(std::thread::JoinHandle<()>),
+    Task(JoinHandle<()>),
+}
+
+/// Starts a worker where the executor has it run.
+fn start(
+    fetch: Arc<Fetch>,
+    connector: &Connector,
+    worker: usize,
+    sockets: usize,
+    done: mpsc::UnboundedSender<Result<(), Error>>,
+    ended: watch::Receiver<bool>,
+) -> std::io::Result<Worker> {
+    // Nobody listens to `done` any more only if the pull has failed already.
+    match fetch.executor {
+        Executor::Threads(engine) => {
+            let thread = std::thread::Builder::new().name(format!("fetch-{worker}"));
+            let thread = thread.spawn(move || {
+                // A thread that died without a word would be waited for: its pieces stay under way.
+                let work = AssertUnwindSafe(|| work(&fetch, engine, worker, sockets, ended));
+                let result = catch_unwind(work).unwrap_or_else(|_| Err(died("it panicked")));
+                let _ = done.send(result);
+            });
+            thread.map(Worker::Thread)
+        }
+        Executor::Local => {
+            let connector = connector.clone();
+            Ok(Worker::Task(spawn_local(async move {
+                let _ = done.send(work_with(connector, &fetch, worker, ended).await);
+            })))
+        }
+    }
 }
 
 fn died(how: &'static str) -> Error {
@@ -113,13 +148,14 @@ async fn look_after(
     let mut meter = Meter::new(fetch);
     loop {
         let result = tokio::select! {
+            biased;
             result = results.recv() => result,
             signal = stopped(stop), if outcome.is_ok() => {
                 Some(Err(Error::new(Cause::Interrupted(signal))))
             }
             _ = ticks.tick() => {
                 tune(fetch, &mut meter, cores);
-                if fetch.board().review(Instant::now()) {
+                if fetch.board().review(clock::now()) {
                     fetch.tell();
                 }
                 continue;
@@ -162,7 +198,7 @@ fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
         let mut board = fetch.board();
         let mut tuner = fetch.tuner();
         let before = tuner.target();
-        tuner.tick(measured, Instant::now());
+        tuner.tick(measured, clock::now());
         board.set_target(tuner.target());
         if tuner.is_free() {
             let spread = measured.cpu.spreads(board.is_spread());
@@ -192,7 +228,9 @@ struct Meter {
 impl Meter {
     fn new(fetch: &Fetch) -> Meter {
         let bytes = fetch.context.session.bytes_received();
-        Meter { at: Instant::now(), bytes, cpu: cpu_time(), idle: idle_time() }
+        let executor = &fetch.executor;
+        let (cpu, idle) = (executor.cpu_time(), executor.idle_time());
+        Meter { at: clock::now(), bytes, cpu, idle }
     }
 
     /// What happened since the last call.
@@ -219,29 +257,13 @@ fn share(part: Duration, whole: Duration) -> u64 {
     u64::try_from(part.as_micros() * 100 / whole.as_micros().max(1)).unwrap_or(100)
 }
 
-/// Time that all cores of the machine had nothing to do since it was started (proc_stat(5)).
-fn idle_time() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let idle = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().nth(3)?;
-    let ticks: u64 = idle.parse().ok()?;
-    let micros_per_tick = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    Some(Duration::from_micros(ticks.saturating_mul(micros_per_tick)))
-}
-
-/// User and system time of all threads of this process.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
 /// One worker: an engine, and as many pieces at a time as the board gives it.
 fn work(
     fetch: &Arc<Fetch>,
     engine: EngineKind,
     worker: usize,
     sockets: usize,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let engine = match Engine::start(engine, sockets) {
         Ok(engine) => engine,
@@ -255,23 +277,31 @@ fn work(
     };
     // Each may need a second socket, idle beside it: that of a registry which redirects.
     fetch.board().bound(worker, engine.sockets().map_or(usize::MAX, |sockets| sockets / 2));
-    let result = engine.run(async {
-        let session = Arc::clone(&fetch.context.session);
-        let client = Rc::new(Client::new(engine.connector(), session));
-        let mut tasks = JoinSet::new();
-        let result = tokio::select! {
-            result = take_and_fetch(fetch, &client, worker, &mut tasks) => result,
-            _ = ended.wait_for(|ended| *ended) => Ok(()),
-        };
-        // Pieces under way are dropped here.
-        tasks.shutdown().await;
-        result
-    });
+    let result = engine.run(work_with(engine.connector(), fetch, worker, ended));
     if result.is_err() {
         // The engine waits for its threads when it ends, and one that hashes waits for bytes, which
         // will not come.
         fetch.close();
     }
+    result
+}
+
+/// What a worker does, once it has an engine.
+async fn work_with(
+    connector: Connector,
+    fetch: &Arc<Fetch>,
+    worker: usize,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let client = Rc::new(Client::new(connector, Arc::clone(&fetch.context.session)));
+    let mut tasks = JoinSet::new();
+    let result = tokio::select! {
+        biased;
+        result = take_and_fetch(fetch, &client, worker, &mut tasks) => result,
+        _ = ended.wait_for(|ended| *ended) => Ok(()),
+    };
+    // Pieces under way are dropped here.
+    tasks.shutdown().await;
     result
 }
 
@@ -281,10 +311,9 @@ async fn take_and_fetch(
     worker: usize,
     tasks: &mut JoinSet<Result<(), Error>>,
 ) -> Result<(), Error> {
-    let mut changes = fetch.changes();
     loop {
-        let now = Instant::now();
-        changes.mark_unchanged();
+        let now = clock::now();
+        let change = fetch.change();
         loop {
             // The board is not held while the piece is started.
             let next = fetch.board().take(worker, now);
@@ -306,11 +335,12 @@ async fn take_and_fetch(
             }
         };
         tokio::select! {
+            biased;
             Some(ended) = tasks.join_next() => {
                 let died = |error| Error::system("a task died", std::io::Error::other(error));
                 ended.map_err(died)??;
             }
-            _ = changes.changed() => {}
+            () = change => {}
             () = pause => {}
         }
     }
