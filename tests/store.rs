@@ -490,7 +490,7 @@ fn a_blob_has_one_writer_who_is_named_and_then_it_is_there() {
     writer.write(&bytes[..100]).unwrap();
     let process = Some(std::process::id());
     let claimed = place.store().claim(&descriptor, false).unwrap();
-    assert!(matches!(claimed, Claim::Held { process: held } if held == process), "{claimed:?}");
+    assert!(matches!(claimed, Claim::Held { process: held, .. } if held == process), "{claimed:?}");
     assert!(place.store().kept_partials().unwrap()[0].busy);
     writer.write(&bytes[100..]).unwrap();
     writer.commit().unwrap();

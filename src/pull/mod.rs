@@ -26,7 +26,7 @@ mod workers;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -80,6 +80,8 @@ struct Context {
     repository: String,
     store: Store,
     retries: u32,
+    /// How long another process may write nothing of a blob before it is not waited for any more.
+    held_silence_max: Duration,
     reporter: Reporter,
     retries_done: AtomicU64,
     stalls: AtomicU64,
@@ -235,6 +237,8 @@ impl Context {
             repository: config.reference.repository().to_owned(),
             store,
             retries: config.network.retries,
+            // As long as it may wait for a receive in vain, and then for the next.
+            held_silence_max: config.network.timeouts.recv.saturating_mul(2),
             reporter: reporter.clone(),
             retries_done: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
