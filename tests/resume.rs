@@ -310,6 +310,25 @@ fn when_the_first_is_killed_the_second_goes_on_from_there() {
 }
 
 #[test]
+fn a_process_that_stands_still_is_not_waited_for_for_ever() {
+    for engine in engines() {
+        let scene = Scene::new(faulty(layer().first(1).then(stall_after(CUT))), &SMALL);
+        let first = scene.start(engine, &[]);
+        scene.wait_for_bytes(&SMALL.layers[0], CUT);
+        first.signal(Signal::STOP);
+        let outcome = scene.pull(engine, &["--recv-timeout", "500ms"]);
+        outcome.expect_success();
+        let said = format!("warning: process {} does not get on with blob ", first.id());
+        assert!(outcome.stderr.contains(&said), "{}", outcome.all);
+        assert_eq!(scene.starts(), [0, 0]);
+        assert_eq!(partials(&scene.path).len(), 2, "the first one's");
+        first.signal(Signal::CONT);
+        scene.end(first, Signal::INT);
+        verify_all(&Layout::open(&scene.path));
+    }
+}
+
+#[test]
 fn a_pull_that_waits_can_be_interrupted() {
     for engine in engines() {
         let scene = Scene::new(faulty(layer().first(1).then(stall_after(CUT))), &SMALL);

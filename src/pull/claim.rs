@@ -3,12 +3,14 @@
 //! ```text
 //!   first piece ──▶ claim ──┬─▶ nothing of it is here: the piece is fetched
 //!                           ├─▶ some of it is here:    the board has what is missing
-//!                           ├─▶ another has it:        off the board, claimed again now and then
+//!                           ├─▶ another has it:        off the board, claimed again now and then,
+//!                           │                          and fetched after all if that one stands still
 //!                           └─▶ it is there by now:    verified
 //! ```
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Job;
 use super::board::Piece;
@@ -89,10 +91,26 @@ async fn wait_for_another(
 ) -> Result<(), Error> {
     let store = &fetch.context.store;
     let mut replaces = job.replaces;
+    let (mut last_written, mut since) = (None, Instant::now());
     loop {
         match claim {
             Claim::Ours(writer) => return go_on(fetch, job, blob, *writer).await,
-            Claim::Held { process } => {
+            Claim::Held { process, written_at } => {
+                if written_at != last_written {
+                    (last_written, since) = (written_at, Instant::now());
+                }
+                if since.elapsed() > fetch.context.held_silence_max {
+                    let process = process.map_or("another process".to_owned(), |process| {
+                        format!("process {process}")
+                    });
+                    fetch.context.reporter.warn(&format!(
+                        "{process} does not get on with blob {}; it is fetched here as well",
+                        job.descriptor.digest
+                    ));
+                    let writer = store.begin(&job.descriptor);
+                    let writer = writer.map_err(|error| failed(fetch, job, error))?;
+                    return go_on(fetch, job, blob, writer).await;
+                }
                 job.progress.held(process);
                 tokio::time::sleep(HELD_PAUSE).await;
             }
@@ -153,11 +171,14 @@ impl Fetch {
     /// Notes what of each blob is here, for another pull to go on with. The pull ends now, so the
     /// disk is waited for only as long as little is left to be written.
     pub(super) fn keep_partials(&self) {
+        let mut left = JOURNAL_SYNC_LAST_MAX;
         std::thread::scope(|scope| {
             for job in self.jobs() {
                 let Some(writer) = lock(&job.slot).writer.take() else { continue };
                 writer.note();
-                if (1..=JOURNAL_SYNC_LAST_MAX).contains(&writer.unsynced()) {
+                let unsynced = writer.unsynced();
+                if (1..=left).contains(&unsynced) {
+                    left -= unsynced;
                     scope.spawn(move || writer.sync());
                 }
             }

@@ -30,7 +30,7 @@ mod workers;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -86,6 +86,8 @@ struct Context {
     repository: String,
     store: Store,
     policy: Policy,
+    /// How long another process may write nothing of a blob before it is not waited for any more.
+    held_silence_max: Duration,
     reporter: Reporter,
     retries_done: AtomicU64,
     stalls: AtomicU64,
@@ -263,6 +265,8 @@ impl Context {
             repository: config.reference.repository().to_owned(),
             store,
             policy: Policy { retries: config.network.retries, max_wait: config.network.max_wait },
+            // As long as it may wait for a receive in vain, and then for the next.
+            held_silence_max: config.network.timeouts.recv.saturating_mul(2),
             reporter: reporter.clone(),
             retries_done: AtomicU64::new(0),
             stalls: AtomicU64::new(0),

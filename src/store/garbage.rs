@@ -18,8 +18,8 @@ use serde_json::Value;
 
 use super::directory::Directory;
 use super::lock::{Lock, Users};
-use super::partial::{self, Sweep, Swept};
-use super::{INDEX_FILE, LAYOUT_FILE, OWN_DIRECTORY, PARTIALS, Store, StoreError};
+use super::partial::{Sweep, Swept};
+use super::{INDEX_FILE, LAYOUT_FILE, OWN_DIRECTORY, Store, StoreError};
 use super::{blob_directory, document};
 use crate::image::{Algorithm, Digest, MediaType};
 use crate::limits::{GARBAGE_AGE_MIN, MANIFEST_SIZE_MAX};
@@ -77,10 +77,7 @@ impl Store {
     /// [`StoreError::LockBusy`], [`StoreError::Index`]; the disk's.
     pub fn collect_garbage(&self, collect: Collect) -> Result<Collected, StoreError> {
         let which = if collect.all_partials { Sweep::All } else { Sweep::Aged };
-        let partials = match self.root().directory(PARTIALS)? {
-            Some(partials) => partial::sweep(&partials, which, collect.dry_run)?,
-            None => Swept::default(),
-        };
+        let partials = self.sweep_partials(which, collect.dry_run)?;
         let mut collected = Collected { partials, blobs: Swept::default(), blobs_left: None };
         match self.collect_blobs(&collect)? {
             Ok(blobs) => collected.blobs = blobs,

@@ -300,10 +300,7 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub fn sweep(&self) -> Result<Swept, StoreError> {
-        match self.root().directory(PARTIALS)? {
-            Some(partials) => partial::sweep(&partials, Sweep::Aged, false),
-            None => Ok(Swept::default()),
-        }
+        self.sweep_partials(Sweep::Aged, false)
     }
 
     /// The partial blobs that a pull can go on with, or that are being written.

@@ -17,7 +17,7 @@ use rustix::fs::Mode;
 
 use super::directory::{Directory, Stamp};
 use super::journal::{self, Believed, Subject};
-use super::{Store, StoreError};
+use super::{PARTIALS, Store, StoreError, relative_blob_path};
 use crate::image::{Algorithm, Digest};
 use crate::limits::{PARTIAL_AGE_MAX, PARTIAL_NAMES_MAX};
 
@@ -250,7 +250,13 @@ pub(super) enum Sweep {
 
 /// Removes the partials whose writers are gone and that no pull can or should go on with; only
 /// counts them, if `dry`. What cannot be opened, or is not a regular file, is not ours and stays.
-pub(super) fn sweep(partials: &Directory, which: Sweep, dry: bool) -> Result<Swept, StoreError> {
+/// Nobody goes on with a blob that the store has by now, which `is_stored` tells.
+pub(super) fn sweep(
+    partials: &Directory,
+    which: Sweep,
+    dry: bool,
+    is_stored: impl Fn(&Digest) -> bool,
+) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
     for name in partials.names()? {
         let Some(name) = name.to_str() else { continue };
@@ -266,7 +272,9 @@ pub(super) fn sweep(partials: &Directory, which: Sweep, dry: bool) -> Result<Swe
             continue;
         }
         let Ok(metadata) = file.metadata() else { continue };
-        let resumable = digest_of(name).and_then(|digest| believed(partials, name, &digest, &file));
+        let resumable = digest_of(name)
+            .filter(|digest| !is_stored(digest))
+            .and_then(|digest| believed(partials, name, &digest, &file));
         if resumable.is_some() && which == Sweep::Aged && age(&metadata) < PARTIAL_AGE_MAX {
             continue;
         }
@@ -338,9 +346,16 @@ fn allocated(metadata: &std::fs::Metadata) -> u64 {
 }
 
 impl Store {
+    pub(super) fn sweep_partials(&self, which: Sweep, dry: bool) -> Result<Swept, StoreError> {
+        let Some(partials) = self.root().directory(PARTIALS)? else { return Ok(Swept::default()) };
+        let is_stored =
+            |digest: &Digest| matches!(self.root().file(&relative_blob_path(digest)), Ok(Some(_)));
+        sweep(&partials, which, dry, is_stored)
+    }
+
     /// Bytes of this disk that the partial of a blob has taken already.
     pub(super) fn allocated_for(&self, digest: &Digest) -> u64 {
-        let partials = self.root().directory(super::PARTIALS).ok().flatten();
+        let partials = self.root().directory(PARTIALS).ok().flatten();
         let file = partials.and_then(|partials| partials.file(&name_of(digest)).ok().flatten());
         file.map_or(0, |file| allocated_by(&file))
     }
@@ -374,8 +389,11 @@ mod tests {
         std::fs::write(guard.path().join("dead.1"), "12345").unwrap();
         std::fs::create_dir(guard.path().join("foreign")).unwrap();
         std::os::unix::fs::symlink("dead.1", guard.path().join("link")).unwrap();
-        assert_eq!(sweep(&directory, Sweep::Aged, false).unwrap(), Swept { files: 1, bytes: 5 });
-        assert_eq!(sweep(&directory, Sweep::Aged, false).unwrap(), Swept::default());
+        assert_eq!(
+            sweep(&directory, Sweep::Aged, false, |_| false).unwrap(),
+            Swept { files: 1, bytes: 5 }
+        );
+        assert_eq!(sweep(&directory, Sweep::Aged, false, |_| false).unwrap(), Swept::default());
         assert_eq!(directory.names().unwrap().len(), 3);
         drop(alive);
     }
@@ -400,13 +418,16 @@ mod tests {
     #[test]
     fn a_sweep_leaves_what_can_be_gone_on_with_until_it_is_too_old() {
         let (guard, directory) = partials();
-        let swept = |which| sweep(&directory, which, false).unwrap().files;
+        let swept = |which| sweep(&directory, which, false, |_| false).unwrap().files;
         let new = left_behind(&directory, b"new blob");
         let old = left_behind(&directory, b"old blob");
         let file = File::options().write(true).open(guard.path().join(&old)).unwrap();
         file.set_modified(SystemTime::now() - PARTIAL_AGE_MAX).unwrap();
         drop(file);
-        assert_eq!(sweep(&directory, Sweep::Aged, true).unwrap(), Swept { files: 1, bytes: 3 });
+        assert_eq!(
+            sweep(&directory, Sweep::Aged, true, |_| false).unwrap(),
+            Swept { files: 1, bytes: 3 }
+        );
         assert_eq!(directory.names().unwrap().len(), 4);
         assert_eq!(swept(Sweep::Aged), 1);
         let mut names = directory.names().unwrap();
@@ -427,6 +448,11 @@ mod tests {
         std::fs::remove_file(guard.path().join(alone)).unwrap();
         assert_eq!(swept(Sweep::Aged), 3);
         assert_eq!(directory.names().unwrap().len(), 2);
+
+        left_behind(&directory, b"blob that is there");
+        let there = Digest::of(Algorithm::Sha256, b"blob that is there");
+        let is_stored = |digest: &Digest| *digest == there;
+        assert_eq!(sweep(&directory, Sweep::Aged, false, is_stored).unwrap().files, 1);
 
         let digest = Digest::of(Algorithm::Sha256, b"new blob");
         let held = Partial::claim(&directory, &digest).unwrap();

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -62,6 +62,9 @@ pub enum Claim {
     Held {
         /// Its process id, if it left one.
         process: Option<u32>,
+        /// When it last wrote, if that can be told. Not to be compared with a clock, only with what
+        /// it was before.
+        written_at: Option<SystemTime>,
     },
     /// There is a file in its place.
     There,
@@ -143,8 +146,12 @@ impl BlobWriter {
         let partial = match Partial::claim(store.partials()?, digest)? {
             Claimed::Ours(partial) => partial,
             Claimed::Held => {
-                let process = journal::process(store.partials()?, &partial::name_of(digest));
-                return Ok(Claim::Held { process });
+                let (partials, name) = (store.partials()?, partial::name_of(digest));
+                let written_at = partials
+                    .file(&name)?
+                    .and_then(|file| file.metadata().and_then(|metadata| metadata.modified()).ok());
+                let process = journal::process(partials, &name);
+                return Ok(Claim::Held { process, written_at });
             }
             Claimed::Unlockable => {
                 return BlobWriter::begin(store, descriptor).map(Box::new).map(Claim::Ours);
