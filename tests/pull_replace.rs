@@ -71,8 +71,7 @@ fn a_connection_that_stalls_for_ever_costs_one_deadline() {
         stalled.expect_waste(0);
         stalled.expect_stalls(1);
         stalled.expect_each_byte_once();
-        let (rest, silent) = stalled.rest_of_the_faulty();
-        assert_ne!(rest.connection, silent.connection, "over another connection");
+        stalled.expect_new_connection(stalled.rest_of_the_faulty().0);
     });
 }
 
@@ -118,8 +117,7 @@ fn a_drip_is_replaced(engine: &str, tls: bool) {
     println!("{engine}, TLS {tls}: {without:?} without the drip, {with:?} with it");
     assert!(with <= 2 * without, "{without:?}, {with:?}");
     drips.expect_stalls(1);
-    let (rest, drip) = drips.rest_of_the_faulty();
-    assert_ne!(rest.connection, drip.connection, "over another connection");
+    drips.expect_new_connection(drips.rest_of_the_faulty().0);
     assert!(drips.outcome.stderr.contains(", where other connections get "));
 }
 
@@ -411,6 +409,13 @@ impl Pulled {
         let layer = self.layer();
         let rest = layer.iter().find(goes_on);
         (rest.unwrap_or_else(|| panic!("no rest from {end}: {}", self.all())), faulty)
+    }
+
+    /// Nothing was asked for before over this request's connection.
+    #[track_caller]
+    fn expect_new_connection(&self, request: &RequestLine) {
+        let first = self.log.iter().find(|line| line.connection == request.connection);
+        assert_eq!(first, Some(request), "over a new connection: {}", self.all());
     }
 
     /// So many bytes were received in vain, besides those of rests that were split.
