@@ -223,7 +223,8 @@ impl Scenario {
         let Timeouts { connect, head, recv, .. } = self.network.timeouts;
         let objects = self.sizes.len() as u32 + 3;
         // An attempt that received 1 MiB starts the count anew.
-        let attempts = objects * (self.network.retries + 1) * 4 + self.weather.faults + 4;
+        let without_end = objects * (self.network.retries + 1) * 4;
+        let attempts = objects + self.weather.faults + self.failures(&[]).unwrap_or(without_end);
         let weather = &self.weather;
         let attempt = connect + head + recv * 2 + PAUSE_MAX + *weather.latency.end() * 10;
         let slowest = (*weather.bytes_per_second.start())
@@ -239,7 +240,7 @@ impl Scenario {
             _ => Duration::ZERO,
         };
         let dripped: Duration = self.faults.iter().map(dripped).sum();
-        (attempt * attempts + bytes * 4 + dripped * 4) * 2
+        attempt * attempts + bytes * 4 + dripped * 4
     }
 }
 
