@@ -49,13 +49,15 @@ pub(super) struct Attempts {
     policy: Policy,
     /// Attempts that failed since the last progress.
     failed: u32,
-    /// A failure of content or framing was met already.
+    /// A failure of framing or size was met already.
     distrusted: bool,
+    /// The bytes had a wrong digest already.
+    rejected: bool,
 }
 
 impl Attempts {
     pub(super) fn new(policy: Policy) -> Attempts {
-        Attempts { policy, failed: 0, distrusted: false }
+        Attempts { policy, failed: 0, distrusted: false, rejected: false }
     }
 
     /// The number of the attempt under way, from 1.
@@ -79,8 +81,17 @@ impl Attempts {
     pub(super) fn after(&mut self, failure: Failure, jitter: f64) -> Verdict {
         match failure.class.retry() {
             Retry::Never => return Verdict::GiveUp,
-            Retry::Once if self.distrusted => return Verdict::GiveUp,
-            Retry::Once => self.distrusted = true,
+            Retry::Once => {
+                // What an answer brought before it was found out is kept, as most of it is good, and
+                // only the digest tells when it was not: that is one failure, met twice.
+                let met = match failure.class {
+                    Class::Digest => &mut self.rejected,
+                    _ => &mut self.distrusted,
+                };
+                if std::mem::replace(met, true) {
+                    return Verdict::GiveUp;
+                }
+            }
             Retry::Again if failure.received >= RETRY_PROGRESS_MIN => self.failed = 0,
             Retry::Again => {}
         }
@@ -190,6 +201,15 @@ mod tests {
             assert_eq!(attempts.after(failure(class), 1.0), again(500));
             assert_eq!(attempts.after(failure(class), 1.0), Verdict::GiveUp);
         }
+    }
+
+    #[test]
+    fn what_an_answer_of_a_wrong_size_left_may_be_found_out_by_the_digest() {
+        let mut attempts = Attempts::new(Policy { retries: 4, max_wait: Duration::from_secs(60) });
+        assert_eq!(attempts.after(failure(Class::Size), 1.0), again(500));
+        assert_eq!(attempts.after(failure(Class::Digest), 1.0), again(1_000));
+        assert_eq!(attempts.after(failure(Class::Digest), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts.after(failure(Class::Framing), 1.0), Verdict::GiveUp);
     }
 
     #[test]

@@ -154,6 +154,9 @@ impl Scenario {
     fn failures(&self, network: &[Fault]) -> Option<u32> {
         let of_registry = self.faults.iter().map(|fault| match (fault.gravity, fault.rule.turn) {
             (Gravity::Harmless, _) => Some(0),
+            // What it was answered with may fail once more, by its digest.
+            (Gravity::Grave, Turn::First(count)) => u32::try_from(count * 2).ok(),
+            (Gravity::Grave, Turn::Nth(_)) => Some(2),
             (_, Turn::First(count)) => u32::try_from(count).ok(),
             (_, Turn::Nth(_)) => Some(1),
             _ => None,
@@ -166,6 +169,8 @@ impl Scenario {
         let count = |gravity| self.faults.iter().filter(|it| it.gravity == gravity).count();
         let grave: Vec<_> = self.faults.iter().filter(|it| it.gravity == Gravity::Grave).collect();
         let once = grave.iter().all(|it| matches!(it.rule.turn, Turn::First(1) | Turn::Nth(_)));
+        let poisoned = |it: &Planned| matches!(it.rule.action, Action::ExtraAfterBody(_));
+        let poisoned_tokens = self.auth.is_some() && self.faults.iter().any(poisoned);
         let tokens_last = self.auth.as_ref().is_none_or(|auth| auth.uses_per_token.is_none())
             || self.network.connections == Some(1);
         self.failures(network).is_some_and(|failures| failures <= self.network.retries)
@@ -173,6 +178,15 @@ impl Scenario {
             && grave.len() <= 1
             && once
             && tokens_last
+            && !poisoned_tokens
+            && !self.is_cut_unseen(network)
+    }
+
+    /// Whether the network cut off what was to end with its connection: nobody sees that but by size
+    /// and digest.
+    fn is_cut_unseen(&self, network: &[Fault]) -> bool {
+        network.contains(&Fault::Finish)
+            && self.faults.iter().any(|it| it.rule.action == Action::UntilClose)
     }
 
     /// Whether the pull may fail so.
@@ -188,8 +202,11 @@ impl Scenario {
                 matches!(class, EmptyResponse | Truncated | Framing)
             }
         };
-        let of_tokens = class == Auth && !self.must_succeed(&[]);
+        let expires = |auth: &Bearer| auth.uses_per_token.is_some();
+        let of_tokens = class == Auth && self.auth.as_ref().is_some_and(expires);
+        let of_a_cut = matches!(class, Size | Digest | DigestHeader | Manifest | Token);
         network.iter().any(of_network)
+            || of_a_cut && self.is_cut_unseen(network)
             || self.faults.iter().any(|fault| fault.classes.contains(&class))
             || of_tokens
     }
@@ -206,7 +223,8 @@ impl Scenario {
         let Timeouts { connect, head, recv, .. } = self.network.timeouts;
         let objects = self.sizes.len() as u32 + 3;
         // An attempt that received 1 MiB starts the count anew.
-        let attempts = objects * (self.network.retries + 1) * 4 + self.weather.faults + 4;
+        let without_end = objects * (self.network.retries + 1) * 4;
+        let attempts = objects + self.weather.faults + self.failures(&[]).unwrap_or(without_end);
         let weather = &self.weather;
         let attempt = connect + head + recv * 2 + PAUSE_MAX + *weather.latency.end() * 10;
         let slowest = (*weather.bytes_per_second.start())
@@ -222,7 +240,7 @@ impl Scenario {
             _ => Duration::ZERO,
         };
         let dripped: Duration = self.faults.iter().map(dripped).sum();
-        (attempt * attempts + bytes * 4 + dripped * 4) * 2
+        attempt * attempts + bytes * 4 + dripped * 4
     }
 }
 
@@ -354,18 +372,29 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         16 => (Action::NoKeepAlive, Harmless, &[]),
         17 => (Action::UntilClose, Harmless, &[]),
         18 => (Action::Chunked { size: random.usize(1..3_000), trailers: vec![] }, Harmless, &[]),
-        19 => (Action::ExtraAfterBody(Bytes::from_static(b"HTTP/1.1 200 \r\n\r\n")), Harmless, &[]),
+        // Late enough, it is taken for the answer to the next request: nobody could tell.
+        19 => (
+            Action::ExtraAfterBody(Bytes::from_static(b"HTTP/1.1 200 \r\n\r\n")),
+            Grave,
+            &[Size, Range, Digest, DigestHeader, Framing, Manifest, Token, Auth],
+        ),
         20 | 21 => (Action::IgnoreRange, Grave, &[Range]),
         22 => (shift(random), Grave, &[Range, Framing]),
         23 => (Action::status(416), Grave, &[Range, HttpStatus]),
         24 => (Action::FlipByte(count), Grave, &[Digest, DigestHeader, Manifest, Token, Auth]),
-        25 => (Action::Overlong(1 + count % 100), Grave, &[Size, Digest, DigestHeader, Manifest]),
-        26 => (Action::Short(1 + count % 100), Grave, &[Size, Digest, DigestHeader, Manifest]),
+        25 => (
+            Action::Overlong(1 + count % 100),
+            Grave,
+            &[Size, Range, Digest, DigestHeader, Manifest],
+        ),
+        26 => {
+            (Action::Short(1 + count % 100), Grave, &[Size, Range, Digest, DigestHeader, Manifest])
+        }
         27 => (Action::raw("nonsense\r\n\r\n", Then::Close), Grave, &[Framing]),
         28 => (
             Action::Replace(Bytes::from_static(b"{}")),
             Grave,
-            &[Size, Digest, DigestHeader, Manifest],
+            &[Size, Range, Digest, DigestHeader, Manifest],
         ),
         29 => (Action::status(404), Final, &[NotFound, HttpStatus]),
         30 => (Action::status(403), Final, &[Auth, HttpStatus, Http5xx]),
