@@ -64,6 +64,9 @@ struct Options {
     /// Size of the buffer of each connection, in bytes
     #[arg(long, default_value_t = RECV_BUFFER_SIZE)]
     buffer: usize,
+    /// Bytes that a receive waits for (SO_RCVLOWAT), as a pull sets them
+    #[arg(long, default_value_t = 1, conflicts_with = "no_timeout")]
+    low_water: usize,
     /// Receive without a deadline, by the engine's runtime alone
     #[arg(long)]
     no_timeout: bool,
@@ -105,6 +108,7 @@ fn run(options: &Options) {
         "engine": kind.to_string(),
         "connections": options.connections,
         "buffer": options.buffer,
+        "low_water": options.low_water,
         "timeout": !options.no_timeout,
         "tls": options.tls.is_some(),
         "hash": options.hash,
@@ -158,6 +162,7 @@ impl Peer {
     async fn connect(options: &Options, connector: &Connector) -> Peer {
         let mut stream = Stream::connect(options, connector).await;
         let Some(certificate) = &options.tls else {
+            stream.set_low_water(options.low_water);
             return Peer { stream, tls: None, plaintext: Buffer::new(0) };
         };
         let certificate = fs::read(certificate).expect("the server's certificate");
@@ -169,6 +174,7 @@ impl Peer {
             stream.consume(used);
         }
         stream.send(std::mem::take(&mut tls.outgoing)).await;
+        stream.set_low_water(options.low_water);
         Peer { stream, tls: Some(tls), plaintext: Buffer::new(options.buffer) }
     }
 
@@ -259,6 +265,13 @@ impl Stream {
             }
         };
         assert!(count > 0, "the server has ended the stream");
+    }
+
+    /// Of the library's sockets: the others have no way to wait for more than one byte.
+    fn set_low_water(&mut self, bytes: usize) {
+        if let (Stream::Deadlines { socket, .. }, 2..) = (self, bytes) {
+            socket.set_low_water(bytes).expect("a mark");
+        }
     }
 
     async fn send(&mut self, bytes: Vec<u8>) {

@@ -6,11 +6,15 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::client::Timeouts;
 use crate::error::Class;
 use crate::image::{Platform, Reference};
-use crate::limits::{CREDENTIAL_FILE_SIZE_MAX, JOBS, MEMORY, RETRIES};
+use crate::limits::{
+    CREDENTIAL_FILE_SIZE_MAX, JOBS, MAX_WAIT, MEMORY, MIN_SPEED, PIECE_FIRST, PIECE_SIZE_MIN,
+    RETRIES,
+};
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
@@ -51,6 +55,8 @@ pub struct NetworkConfig {
     pub timeouts: Timeouts,
     /// Attempts at an object after the first, without progress in between.
     pub retries: u32,
+    /// Longest time that a registry may ask us to wait (`Retry-After`).
+    pub max_wait: Duration,
     /// Blobs fetched at once, 1 to [`crate::limits::JOBS_MAX`].
     pub jobs: usize,
     /// Connections at once; `None` finds out how many are worth having.
@@ -59,6 +65,9 @@ pub struct NetworkConfig {
     pub memory: u64,
     /// Bytes per second of all connections together; `None` is no cap.
     pub limit_rate: Option<u64>,
+    /// Least bytes per second of each connection, over the deadline of a receive; `None` is no
+    /// minimum.
+    pub min_speed: Option<u64>,
     /// Whether the reference's registry is spoken to over plain http; see
     /// [`scheme_for`](NetworkConfig::scheme_for).
     pub plain_http: Option<bool>,
@@ -69,6 +78,23 @@ pub struct NetworkConfig {
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
     /// registry.
     pub trusted_realms: Vec<String>,
+    /// How blobs are cut. No flag: simulations cut small ones.
+    pub pieces: Pieces,
+}
+
+/// The sizes of the pieces that large blobs are fetched in, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Of the first piece of a blob; smaller blobs are one piece.
+    pub first: u64,
+    /// Of the smallest piece; at least 1.
+    pub least: u64,
+}
+
+impl Default for Pieces {
+    fn default() -> Pieces {
+        Pieces { first: PIECE_FIRST, least: PIECE_SIZE_MIN }
+    }
 }
 
 impl Default for NetworkConfig {
@@ -77,14 +103,17 @@ impl Default for NetworkConfig {
             engine: EngineWish::Auto,
             timeouts: Timeouts::default(),
             retries: RETRIES,
+            max_wait: MAX_WAIT,
             jobs: JOBS,
             connections: None,
             memory: MEMORY,
             limit_rate: None,
+            min_speed: Some(MIN_SPEED),
             plain_http: None,
             tls: TlsOptions::default(),
             credentials: Vec::new(),
             trusted_realms: Vec::new(),
+            pieces: Pieces::default(),
         }
     }
 }

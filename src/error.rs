@@ -37,6 +37,8 @@ pub enum Class {
     EmptyResponse,
     /// No bytes before the deadline of a receive.
     RecvTimeout,
+    /// Bytes came, but fewer than the minimum speed asks for.
+    TooSlow,
     /// Nothing could be sent before the deadline of a send.
     SendTimeout,
     /// The response head was not whole before its deadline.
@@ -126,6 +128,7 @@ impl Class {
             Class::ConnectTimeout => "connect-timeout",
             Class::EmptyResponse => "empty-response",
             Class::RecvTimeout => "recv-timeout",
+            Class::TooSlow => "too-slow",
             Class::SendTimeout => "send-timeout",
             Class::HeadTimeout => "head-timeout",
             Class::Truncated => "truncated",
@@ -172,6 +175,7 @@ impl Class {
             | Class::ConnectTimeout
             | Class::EmptyResponse
             | Class::RecvTimeout
+            | Class::TooSlow
             | Class::SendTimeout
             | Class::HeadTimeout
             | Class::Truncated
@@ -209,6 +213,7 @@ impl Class {
             | Class::ConnectTimeout
             | Class::EmptyResponse
             | Class::RecvTimeout
+            | Class::TooSlow
             | Class::SendTimeout
             | Class::HeadTimeout
             | Class::Truncated

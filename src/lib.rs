@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   cli → config → pull ──┬──→ client ──┬──→ registry → http    what to ask, what the answer means: no IO
-//!                         │             └──→ transport          sockets with deadlines: uring | epoll
+//!                         │             └──→ transport          sockets with deadlines: uring | epoll | sim
 //!                         └──→ store                            verified bytes: layout, index, lock
 //!   shared words, using none of the above: image, origin, limits, error; report is where it is shown
 //! ```
@@ -20,7 +20,7 @@
 //! | [`origin`] | scheme, host and port: what connections, credentials and redirects belong to |
 //! | [`http`] | a strict HTTP/1.1 client, sans-IO |
 //! | [`registry`] | the distribution protocol, sans-IO; every decision on where a secret may go |
-//! | [`transport`] | byte streams with deadlines; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs |
+//! | [`transport`] | byte streams with deadlines; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs, [`transport::engine::sim`] a network in memory |
 //! | [`client`] | one answered question: redirects, challenges, kept connections |
 //! | [`store`] | the OCI image layout that pulls land in |
 //! | [`pull`] | from a reference to a verified image in a store |
@@ -34,7 +34,7 @@
 //! 1. No wait without a deadline that knows its phase ([`transport::Deadline`]). On io_uring the
 //!    kernel keeps it: `tests/engine.rs` and `tests/kernel_trace.rs`.
 //! 2. A linked pair is never split ([`transport::engine::uring`]).
-//! 3. No byte that arrived is thrown away while it may be good (`pull::fetch`).
+//! 3. No byte that arrived is thrown away while it may be good (`pull::fetch`): `tests/sim.rs`.
 //! 4. Nothing unverified is visible ([`store`]): `tests/store.rs`, `tests/pull_faults.rs`.
 //! 5. The descriptor is the authority on size and digest; headers are hints.
 //! 6. A credential belongs to an origin ([`registry`]).

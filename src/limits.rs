@@ -109,6 +109,16 @@ const _: () = assert!((LAYERS_MAX as u64 + 1).checked_mul(BLOB_SIZE_MAX).is_some
 /// Most redirects followed for one request. Registries use one or two.
 pub const REDIRECTS_MAX: usize = 10;
 
+/// How long a redirect of a blob is used for its further pieces where nobody says how long it is good
+/// for: a question a minute is nothing beside a blob that takes so long. Signed URLs are good for 5
+/// minutes or more, and one that has expired costs a request.
+pub const REDIRECT_LIFETIME_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Longest time a redirect is used, whatever its URL says: the registry is to be able to change its
+/// mind about where its blobs are.
+pub const REDIRECT_LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
+const _: () = assert!(REDIRECT_LIFETIME_DEFAULT.as_secs() <= REDIRECT_LIFETIME_MAX.as_secs());
+
 /// Largest answer of a token service read, in bytes (containers/image's limit). Tokens have a few
 /// KiB.
 pub const TOKEN_RESPONSE_SIZE_MAX: usize = 1 << 20;
@@ -173,7 +183,38 @@ pub const INDEX_READS_MAX: u32 = 3;
 /// Pause before such a file is read again.
 pub const INDEX_READ_PAUSE: Duration = Duration::from_millis(20);
 
-/// How many unique names are tried for a partial file before giving up.
+/// In how many parts a blob is written, in between of which its journal is: what a process that is
+/// killed may lose of it is one of them, 0.4 %.
+pub const JOURNAL_PARTS: u64 = 256;
+
+/// Smallest such part, in bytes: less is fetched again as fast as it is noted.
+pub const JOURNAL_STEP_MIN: u64 = 256 << 10;
+
+/// Longest journal of a partial blob, in bytes: about 60 000 records. A longer one starts anew, with
+/// a record for each range.
+pub const JOURNAL_SIZE_MAX: u64 = 4 << 20;
+
+/// How often what was written of a blob is waited for, so that it survives a power cut: what is lost
+/// then is about what came in that time.
+pub const JOURNAL_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much of a blob is worth to be waited for before it is whole, in bytes.
+pub const JOURNAL_SYNC_MIN: u64 = 1 << 20;
+
+/// How much is waited for when a pull ends early, in bytes: what an old disk writes in half a second.
+/// What is beyond survives the process, if not a power cut.
+pub const JOURNAL_SYNC_LAST_MAX: u64 = 32 << 20;
+
+/// How long a partial blob is kept since it was last written to. Tags move on; whoever has not come
+/// back for a week is not going to.
+pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Youngest blob that is removed because no name leads to it. Another tool may have written it, and
+/// name it in a moment; the copying of a large image takes minutes.
+pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
+
+/// How many names are tried for a partial file before giving up: unique ones, or the same again while
+/// others remove it.
 pub const PARTIAL_NAMES_MAX: u32 = 16;
 
 // --- client --------------------------------------------------------------------------------------
@@ -183,6 +224,26 @@ pub const IDLE_CONNECTIONS_MAX: usize = JOBS_MAX;
 
 /// How long before its end a token is not used any more: a request may take that long to arrive.
 pub const TOKEN_MARGIN: Duration = Duration::from_secs(5);
+const _: () = assert!(TOKEN_MARGIN.as_secs() < TOKEN_LIFETIME_MIN.as_secs());
+
+/// The same of a redirect.
+pub const REDIRECT_MARGIN: Duration = Duration::from_secs(5);
+const _: () = assert!(REDIRECT_MARGIN.as_secs() < REDIRECT_LIFETIME_DEFAULT.as_secs());
+
+/// Most redirects kept at once: several times as many as there are blobs under way. Each has a URL of
+/// at most [`URL_SIZE_MAX`] from a peer, so all of them take 4 MiB at the worst.
+pub const REDIRECTS_KEPT_MAX: usize = 256;
+const _: () = assert!(REDIRECTS_KEPT_MAX >= JOBS_MAX);
+
+/// Most addresses of which it is remembered how they behaved. Names of registries and storages have a
+/// few each.
+pub const ADDRESSES_KEPT_MAX: usize = 1024;
+
+/// How long a host of which no address answered is not tried again: those that come meanwhile fail at
+/// once, instead of waiting for a deadline each. Over before the shortest pause of a retry is, so that
+/// no retry is spent on it.
+pub const UNREACHABLE_HOLD: Duration = Duration::from_millis(250);
+const _: () = assert!(UNREACHABLE_HOLD.as_millis() * 2 <= RETRY_PAUSE_FIRST.as_millis());
 
 // --- pull ----------------------------------------------------------------------------------------
 
@@ -229,8 +290,16 @@ pub const PIECE_SIZE_MIN: u64 = 4 << 20;
 /// pieces costs little, short enough that connections can be added and taken away.
 pub const PIECE_TIME: Duration = Duration::from_secs(1);
 
+/// How often a blob is asked for again that another process is fetching.
+pub const HELD_PAUSE: Duration = Duration::from_millis(100);
+
 /// How far hashing may be behind writing before a thread is given to it, in bytes.
 pub const HASH_BEHIND_MAX: u64 = 4 << 20;
+
+/// How many bytes the thread that hashes a blob is woken for, if there are not fewer left: few
+/// enough to be warm still.
+pub const FOLLOW_STEP: u64 = 1 << 20;
+const _: () = assert!(FOLLOW_STEP < HASH_BEHIND_MAX);
 
 /// How much of a blob must be left for an idle core to take over its hashing, in bytes.
 pub const FOLLOW_SIZE_MIN: u64 = 64 << 20;
@@ -245,14 +314,69 @@ pub const TUNER_TICKS_MAX: u32 = 20;
 /// How much more twice as many connections must bring to be kept, in per cent.
 pub const TUNER_GAIN_MIN: u64 = 15;
 
-/// Share of all cores in use above which connections are not what is missing, in per cent.
+/// Share of the cores in use above which connections are not what is missing, in per cent.
 pub const TUNER_CPU_SHARE_MAX: u64 = 55;
+
+/// Share of all cores below which a pull that finds them busy is kept small by others, and not by its
+/// own work, in per cent.
+pub const TUNER_CPU_SHARE_FAIR: u64 = 25;
+
+/// Share of the cores in use above which connections stop to share blobs, in per cent. Well above the
+/// share at which they begin, for sharing uses more.
+pub const TUNER_SPREAD_CPU_MAX: u64 = 90;
+const _: () = assert!(TUNER_CPU_SHARE_MAX < TUNER_SPREAD_CPU_MAX);
 
 /// How long nothing is tried after a try that brought nothing, or an objection; doubled each time.
 pub const TUNER_REST: Duration = Duration::from_secs(1);
 
 /// Time between two objections that count: connections that break within it broke for one reason.
 pub const TUNER_BACK_OFF_MIN: Duration = Duration::from_millis(250);
+
+/// Default for the least that a connection must bring, in bytes per second: a modem's line brings
+/// that to each of the connections that a pull begins with, one byte a second does not.
+pub const MIN_SPEED: u64 = 256;
+
+/// Shortest time that `--min-speed` is averaged over; otherwise it is the deadline of a receive.
+pub const MIN_SPEED_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// How long connections are compared for before one is replaced: a new one on a long line needs most
+/// of it to get up to speed.
+pub const OUTPACED_TIME: Duration = Duration::from_secs(2);
+
+/// A connection is replaced that gets less than this part of what others do. Connections that share
+/// a line differ by less.
+pub const OUTPACED_SHARE: u64 = 8;
+
+/// Rate of the others, in bytes per second, below which nothing is compared: what comes within
+/// [`OUTPACED_TIME`] is then a matter of chance.
+pub const OUTPACED_RATE_MIN: u64 = 128 << 10;
+
+/// How often bytes are asked for again because other connections are faster. If that did not help
+/// so often, it is not the connection.
+pub const REPLACEMENTS_MAX: u32 = 2;
+
+/// Fewest other connections that one is compared with.
+pub const SIBLINGS_MIN: usize = 2;
+
+/// Smallest piece whose rate is compared with, in bytes: of less, the time goes into asking.
+pub const SIBLING_SIZE_MIN: u64 = 256 << 10;
+
+/// How long ago a piece may have been received for the last ones under way to be compared with it.
+pub const SIBLING_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Most such pieces that are remembered.
+pub const SIBLINGS_SEEN_MAX: usize = 64;
+
+/// How long the last connections must be busy still for half of their rest to be given to idle ones:
+/// well above what a new connection costs.
+pub const SPLIT_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// Smallest such rest, in bytes.
+pub const SPLIT_SIZE_MIN: u64 = 1 << 20;
+
+/// How long a connection must have received for its rate to be known so far.
+pub const SPLIT_AGE_MIN: Duration = Duration::from_millis(250);
+const _: () = assert!(SPLIT_AGE_MIN.as_millis() < OUTPACED_TIME.as_millis());
 
 /// Most blobs fetched at once that can be asked for: one connection each.
 pub const JOBS_MAX: usize = 64;
@@ -269,8 +393,8 @@ pub const RETRY_PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause before any retry.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Longest `Retry-After` that is waited for. A longer one is an answer for the user.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Default for the longest `Retry-After` that is waited for. A longer one is an answer for the user.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes after which a failed attempt counts as progress, so that the next starts the count anew.
 /// A peer that makes us come back for less is given up as if it had sent nothing.

@@ -65,11 +65,12 @@ impl World {
 
 // --- what is refused -----------------------------------------------------------------------------
 
-/// Exit code 2, nothing on stdout, and an error that has all of `texts`: the thing, and the way out.
+/// Exit code 2, nothing on stdout, and an error that has all of `texts`: the thing, and the way out. The
+/// last line has its class, for scripts.
 #[track_caller]
 fn check_refused(arguments: &[&str], environment: Environment<'_>, texts: &[&str]) {
     let outcome = pull(arguments, environment);
-    assert_eq!((outcome.code, &outcome.stdout[..]), (2, ""), "{}", outcome.all);
+    outcome.expect_failure(2, "usage", "");
     for text in texts {
         assert!(outcome.stderr.contains(text), "`{text}` is not in: {}", outcome.all);
     }
@@ -82,7 +83,6 @@ fn check_refused(arguments: &[&str], environment: Environment<'_>, texts: &[&str
 fn check_usage(arguments: &[&str], environment: Environment<'_>, texts: &[&str]) {
     check_refused(arguments, environment, texts);
     let outcome = pull(arguments, environment);
-    outcome.expect_failure(2, "usage", "");
     assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.all);
 }
 
@@ -113,6 +113,29 @@ fn bad_references_are_named_with_the_way_out() {
     }
     let long = "a/".repeat(200) + "b";
     check_usage(&[&long], &[], &["at most 255 are allowed"]);
+}
+
+#[test]
+fn a_command_line_that_is_not_understood_is_told_in_one_last_line() {
+    for (arguments, last, advice) in [
+        (&[][..], "no command is given", "Usage: ringpull <COMMAND>"),
+        (&["pull"], "the following required arguments were not provided: <REFERENCE>", "Usage: "),
+        (&["pull", "a", "b", "c"], "unexpected argument 'c' found", "--help"),
+        (&["pull", "--retry", "a"], "unexpected argument '--retry' found", "exists: '--retries'"),
+        (&["fetch"], "unrecognized subcommand 'fetch'", "--help"),
+        // Clap leaves escape codes out.
+        (&["pull", "--\u{1b}[31m"], "unexpected argument '--' found", "--help"),
+    ] {
+        let outcome = run(ringpull(arguments));
+        outcome.expect_failure(2, "usage", "");
+        assert_eq!(outcome.last_line(), format!("ringpull: error[usage]: {last}"));
+        assert!(outcome.stderr.contains(advice), "{}", outcome.all);
+    }
+    for (flag, text) in [("--help", "Usage: ringpull <COMMAND>"), ("--version", "ringpull ")] {
+        let outcome = run(ringpull(&[flag]));
+        outcome.expect_success();
+        assert!(outcome.stdout.contains(text) && outcome.stderr.is_empty(), "{}", outcome.all);
+    }
 }
 
 #[test]

@@ -295,7 +295,7 @@ fn bytes_that_race_with_the_deadline_all_arrive_once(engine: &Engine) {
     // The kernel's timer is exact; the runtime's has ticks of a millisecond, and rounds up.
     let latest = match engine {
         Engine::Uring(_) => Duration::from_micros(150),
-        Engine::Epoll(_) => Duration::from_micros(1_500),
+        Engine::Epoll(_) | Engine::Sim(_) => Duration::from_micros(1_500),
     };
     let earliest = Duration::from_micros(100);
     engine.run(async {
@@ -461,10 +461,7 @@ fn a_thousand_connections_wait_at_once(engine: &Engine) {
 }
 
 fn an_engine_that_ends_with_operations_in_flight_leaves_nothing(outer: &Engine) {
-    let kind = match outer {
-        Engine::Uring(_) => EngineKind::Uring,
-        Engine::Epoll(_) => EngineKind::Epoll,
-    };
+    let kind = outer.kind();
     let before = open_descriptors();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let engine = Engine::start(kind, 16).unwrap();
@@ -634,6 +631,6 @@ fn resident_bytes() -> usize {
 fn uring_counters(connector: &Connector) -> Option<uring::Counters> {
     match connector {
         Connector::Uring(connector) => Some(connector.counters()),
-        Connector::Epoll => None,
+        Connector::Epoll | Connector::Sim(_) => None,
     }
 }

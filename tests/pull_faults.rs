@@ -10,6 +10,7 @@
 //!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
+//!   names         what needs a name server or several addresses
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +27,8 @@
 mod alone;
 #[path = "pull_faults/harness.rs"]
 mod harness;
+#[path = "pull_faults/names.rs"]
+mod names;
 #[path = "pull_faults/protocol.rs"]
 mod protocol;
 mod support;
@@ -99,6 +102,10 @@ fn the_list_of_faults_is_true() {
             include_str!("pull_faults/alone.rs"),
             include_str!("pull_faults/surroundings.rs"),
             include_str!("crash.rs"),
+            include_str!("resume.rs"),
+            include_str!("pull_replace.rs"),
+            include_str!("pull_faults/names.rs"),
+            include_str!("pull_client.rs"),
             include_str!("store.rs"),
         ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");

@@ -4,10 +4,14 @@
 //! option has a twin in the environment, `RINGPULL_` and its name.
 
 mod demo;
+mod gc;
+mod images;
 mod network;
 mod probe;
 mod pull;
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -15,6 +19,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::Class;
 use crate::report::{Reporter, Style, Verbosity};
+use crate::store::{self, Destination, Store, StoreError};
 
 /// Pulls container images at high throughput, and never hangs.
 ///
@@ -30,15 +35,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(Box<pull::PullArgs>),
+    Images(images::ImagesArgs),
+    Gc(gc::GcArgs),
     Demo(Box<demo::DemoArgs>),
     Probe(probe::ProbeArgs),
 }
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match dispatch(cli.command, &matches) {
+    match parse().and_then(|(cli, matches)| dispatch(cli.command, &matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { class, exit_code, text }) => {
             Reporter::new(Verbosity::Quiet, Style::Lines).error(class, &text);
@@ -47,11 +52,38 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The command line; ends the process after `--help` and `--version`.
+///
+/// # Errors
+/// What clap does not understand. Its advice has been printed by then: the error is for the last line.
+fn parse() -> Result<(Cli, ArgMatches), Failure> {
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.render().to_string();
+        // What is wrong comes first, then an empty line. For a command line without a command, all of
+        // it is help.
+        let (what, advice) = match text.strip_prefix("error: ") {
+            Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
+            None => ("no command is given", text.as_str()),
+        };
+        // A stderr that is closed is no reason to fail otherwise.
+        let _ = writeln!(std::io::stderr(), "{}\n", advice.trim_end());
+        let lines: Vec<&str> = what.lines().map(str::trim).collect();
+        Failure::usage(lines.join(" "))
+    })
+}
+
 fn dispatch(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
     // The command's own options; `Cli` has none, and demands a command.
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match command {
         Command::Pull(arguments) => pull::run(arguments.settled(matches)?),
+        Command::Images(arguments) => images::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
         Command::Demo(arguments) => demo::run(arguments.settled(matches)?),
         Command::Probe(arguments) => probe::run(&arguments),
     }
@@ -104,6 +136,25 @@ impl Failure {
 impl From<crate::pull::Error> for Failure {
     fn from(error: crate::pull::Error) -> Failure {
         Failure { class: error.class(), exit_code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::new(error.class(), error)
+    }
+}
+
+/// The store at `path`, or the default one; `None` if there is nothing: a command that looks does
+/// not make one.
+fn existing_store(path: Option<&Path>) -> Result<Option<Store>, Failure> {
+    let path = match path {
+        Some(path) => path.to_path_buf(),
+        None => Destination::default_store().map_err(Failure::usage)?.path().to_path_buf(),
+    };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ => Ok(Some(Store::open(&path, store::Options::default())?)),
     }
 }
 

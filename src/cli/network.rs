@@ -10,8 +10,9 @@ use super::{Failure, overruled};
 use crate::client::Timeouts;
 use crate::config::{NetworkConfig, read_credentials};
 use crate::limits::{
-    CONNECT_TIMEOUT, CONNECTIONS_MAX, HEAD_TIMEOUT, JOBS, JOBS_MAX, LIMIT_RATE_MIN, MEMORY_MIN,
-    RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TIMEOUT_MAX, TLS_TIMEOUT,
+    CONNECT_TIMEOUT, CONNECTIONS_MAX, HEAD_TIMEOUT, JOBS, JOBS_MAX, LIMIT_RATE_MIN, MAX_WAIT,
+    MEMORY_MIN, MIN_SPEED, RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TIMEOUT_MAX,
+    TLS_TIMEOUT,
 };
 use crate::report::{Reporter, Style, Verbosity, format};
 use crate::transport::EngineKind;
@@ -84,6 +85,9 @@ pub(super) struct NetworkArgs {
     /// Further attempts after a failure, in a row without progress; 0 means one attempt
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(RETRIES_MAX)), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
     retries: u32,
+    /// Longest time that a registry may ask to be left alone; more fails at once
+    #[arg(long, value_name = "TIME", value_parser = wait, default_value = shown(MAX_WAIT), env = "RINGPULL_MAX_WAIT")]
+    max_wait: Duration,
     /// Layers fetched at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64), default_value_t = JOBS as u16, env = "RINGPULL_JOBS")]
     jobs: u16,
@@ -96,6 +100,10 @@ pub(super) struct NetworkArgs {
     /// Most bytes per second, over all connections, such as 20M
     #[arg(long, value_name = "SIZE", value_parser = limit_rate, env = "RINGPULL_LIMIT_RATE")]
     limit_rate: Option<u64>,
+    /// Least bytes per second of a connection, over --recv-timeout, such as 20K; a slower one is
+    /// replaced, and fails if that does not help
+    #[arg(long, value_name = "SIZE|off", value_parser = min_speed, default_value = shown_size(MIN_SPEED), env = "RINGPULL_MIN_SPEED")]
+    min_speed: MinSpeed,
     /// Speak plain http to the registry of the reference. The default is https, but http for
     /// loopback ones unless --ca-file or --insecure is given; --plain-http=false is https always
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), env = "RINGPULL_PLAIN_HTTP")]
@@ -137,29 +145,39 @@ impl NetworkArgs {
                 recv: self.recv_timeout,
             },
             retries: self.retries,
+            max_wait: self.max_wait,
             jobs: self.jobs.into(),
             connections: self.connections.0,
             memory: self.memory,
             limit_rate: self.limit_rate,
+            min_speed: self.min_speed.0,
             plain_http: self.plain_http,
             tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
             credentials: read_credentials(self.authfile.as_deref()).map_err(Failure::usage)?,
             trusted_realms: self.trust_token_service,
+            ..NetworkConfig::default()
         })
     }
 }
 
+/// How times are written.
+const TIME_FORM: &str = "write a time such as 60s, 500ms or 1m";
+
 /// `60s`, `500ms`, `1m`; more than nothing and at most [`TIMEOUT_MAX`].
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let form = "write a time such as 60s, 500ms or 1m";
-    let time =
-        humantime::parse_duration(text.trim()).map_err(|error| format!("{error}; {form}"))?;
-    if time.is_zero() {
-        return Err(format!("a deadline of nothing would fail everything; {form}"));
+    match wait(text)? {
+        Duration::ZERO => Err(format!("a deadline of nothing would fail everything; {TIME_FORM}")),
+        time => Ok(time),
     }
+}
+
+/// A time of at most [`TIMEOUT_MAX`]; `0s` is none.
+fn wait(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text.trim());
+    let time = parsed.map_err(|error| format!("{error}; {TIME_FORM}"))?;
     if time > TIMEOUT_MAX {
         let most = humantime::format_duration(TIMEOUT_MAX);
-        return Err(format!("at most {most} can be waited for; {form}"));
+        return Err(format!("at most {most} can be waited for; {TIME_FORM}"));
     }
     Ok(time)
 }
@@ -184,6 +202,20 @@ fn limit_rate(text: &str) -> Result<u64, String> {
     size(text, LIMIT_RATE_MIN)
 }
 
+/// A number of bytes per second, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MinSpeed(Option<u64>);
+
+fn min_speed(text: &str) -> Result<MinSpeed, String> {
+    match text {
+        "off" => Ok(MinSpeed(None)),
+        _ => match size(text, 1) {
+            Ok(rate) => Ok(MinSpeed(Some(rate))),
+            Err(error) => Err(format!("{error}; or off")),
+        },
+    }
+}
+
 /// A number of bytes, with `K`, `M` or `G` behind it for powers of 1024, as curl takes them.
 fn size(text: &str, least: u64) -> Result<u64, String> {
     let form = "write a number of bytes, such as 500K, 20M or 1G";
@@ -205,6 +237,10 @@ fn size(text: &str, least: u64) -> Result<u64, String> {
 /// A default as it would be typed. Leaked once: clap keeps default values for the whole process.
 fn shown(time: Duration) -> &'static str {
     humantime::format_duration(time).to_string().leak()
+}
+
+fn shown_size(bytes: u64) -> &'static str {
+    bytes.to_string().leak()
 }
 
 /// The host of `HOST[:PORT]`, lower case, without the brackets of an IPv6 address.
@@ -239,6 +275,8 @@ mod tests {
             let error = timeout(text).expect_err(text);
             assert!(error.contains("60s"), "no way out in: {error}");
         }
+        assert_eq!(wait("0s"), Ok(Duration::ZERO));
+        assert!(wait("25h").is_err() && wait("-1s").is_err());
     }
 
     #[test]
@@ -254,6 +292,9 @@ mod tests {
             assert!(size(text, 0).is_err(), "{text}");
         }
         assert!(limit_rate("1").is_err() && memory("1K").is_err());
+        assert_eq!(min_speed("off"), Ok(MinSpeed(None)));
+        assert_eq!(min_speed("2K"), Ok(MinSpeed(Some(2 << 10))));
+        assert!(min_speed("0").is_err() && min_speed("none").is_err_and(|e| e.contains("off")));
         assert_eq!(connections("auto"), Ok(Connections(None)));
         assert_eq!(connections("16"), Ok(Connections(Some(16))));
         assert!(

@@ -52,7 +52,7 @@ fn document(survey: &Survey) -> Vec<String> {
 fn text(survey: &Survey) -> Vec<String> {
     let usable = match survey.choice.engine {
         EngineKind::Uring => "available",
-        EngineKind::Epoll => "not available",
+        EngineKind::Epoll | EngineKind::Sim => "not available",
     };
     let mut lines = vec![
         format!("io_uring: {usable}"),

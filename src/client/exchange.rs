@@ -1,5 +1,6 @@
 //! One request on one connection, and the answer as it arrives.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +9,12 @@ use bytes::Bytes;
 use super::pool::Pool;
 use super::{Error, Session, Timeouts};
 use crate::http::{self, After, Event, Exchange, Request, ResponseHead, TargetForm};
-use crate::limits::{LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, REFUSAL_BODY_SIZE_MAX};
+use crate::limits::{
+    LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, RECV_BUFFER_SIZE, REFUSAL_BODY_SIZE_MAX,
+};
 use crate::origin::Origin;
 use crate::report::format;
-use crate::transport::{self, Connection, Deadline, Fill, Phase};
+use crate::transport::{self, Connection, Deadline, Fill, Phase, clock};
 
 /// The answer to a request: its head is here, its body comes with [`Body::next`].
 pub struct Answer {
@@ -21,6 +24,8 @@ pub struct Answer {
     pub body: Body,
     /// Who answered.
     pub origin: Origin,
+    /// At which address: for [`Session::distrust`].
+    pub peer: SocketAddr,
 }
 
 /// A body on its way. Dropped before its end, it closes its connection.
@@ -38,12 +43,20 @@ pub struct Body {
 
 /// How fast a body comes, and how many bytes a receive should wait for by that.
 struct Pace {
+    /// What the first byte is to whoever writes it down.
+    offset: u64,
     since: Instant,
     received: u64,
     /// The last receive had a mark.
     marked: bool,
     /// A mark was not reached in time: this body gets none any more.
     fell_short: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { offset: 0, since: clock::now(), received: 0, marked: false, fell_short: false }
+    }
 }
 
 impl Pace {
@@ -55,7 +68,8 @@ impl Pace {
         let Some(remaining) = remaining.filter(|_| self.received >= LOW_WATER_AFTER) else {
             return;
         };
-        let rate = format::per_second(self.received, self.since.elapsed());
+        let rate =
+            format::per_second(self.received, clock::now().saturating_duration_since(self.since));
         let wanted = rate / 1_000 * LOW_WATER_TIME.as_millis() as u64;
         let power = 1 << wanted.clamp(1, LOW_WATER_MAX).ilog2();
         // Set, and now gone: see `Connection::receive`.
@@ -63,6 +77,14 @@ impl Pace {
         let mark = if self.fell_short { 1 } else { power.min(remaining).max(1) };
         connection.set_low_water(usize::try_from(mark).unwrap_or(1));
         self.marked = mark > 1;
+    }
+
+    /// How many bytes are missing to the next multiple of [`RECV_BUFFER_SIZE`]. The head of the answer
+    /// comes with the first bytes of its body, and leaves the others askew; in whole blocks they
+    /// are written at a third less (measured on ext4, Linux 6.18).
+    fn up_to_the_next_block(&self) -> usize {
+        let at = self.offset.wrapping_add(self.received) % RECV_BUFFER_SIZE as u64;
+        RECV_BUFFER_SIZE - usize::try_from(at).unwrap_or(0)
     }
 }
 
@@ -84,17 +106,17 @@ pub(super) async fn ask(
     let mut exchange = Exchange::new(request.method());
     match send_and_receive(&mut connection, &mut exchange, request, &session.timeouts).await {
         Ok(head) => {
-            let origin = request.url().origin();
+            let (origin, peer) = (request.url().origin(), connection.peer());
             let body = Body {
                 connection: Some(connection),
                 exchange,
-                pace: Pace { since: Instant::now(), received: 0, marked: false, fell_short: false },
+                pace: Pace::default(),
                 used: 0,
                 session: Arc::clone(session),
                 pool: pool.clone(),
                 origin: origin.clone(),
             };
-            Ok(Answer { head, body, origin })
+            Ok(Answer { head, body, origin, peer })
         }
         Err(error) => {
             let ended = matches!(
@@ -158,7 +180,8 @@ impl Body {
                     connection.consume(used);
                     self.pace.set_low_water(connection, self.exchange.body_remaining());
                     let deadline = Deadline::after(self.session.timeouts.recv, Phase::Body);
-                    if let Fill::End { clean } = connection.fill(deadline).await? {
+                    let most = self.pace.up_to_the_next_block();
+                    if let Fill::End { clean } = connection.fill_up_to(most, deadline).await? {
                         let after = self.exchange.recv_eof(clean)?;
                         self.end(after);
                     }
@@ -209,6 +232,11 @@ impl Body {
         if self.remaining().is_some_and(|size| size <= REFUSAL_BODY_SIZE_MAX as u64) {
             self.excerpt().await;
         }
+    }
+
+    /// The first byte will be written at `offset`: receives then end where blocks do.
+    pub fn starts_at(&mut self, offset: u64) {
+        self.pace.offset = offset;
     }
 
     /// How many bytes are to come, where the framing says so.

@@ -2,21 +2,25 @@
 //! are kept.
 //!
 //! ```text
-//!   ask ── authorization, once more after a challenge ──┐
-//!    └ follow ── redirects: one policy, credentials stay at home
-//!       └ send ── a kept connection, or a new one: resolve, connect, TLS
-//!          └ exchange ── bytes out, head in, body on its way
+//!   ask ── for a blob: where it was redirected to before, while that is good ──┐
+//!    └ ask_registry ── authorization, once more after a challenge              │
+//!       └ follow ── redirects: one policy, credentials stay at home            │
+//!          └ send ── a kept connection, or a new one: resolve, connect, TLS ◀──┘
+//!             └ exchange ── bytes out, head in, body on its way
 //! ```
 //!
 //! A [`Client`] belongs to a thread, as its connections do; a [`Session`] is what all clients of a
-//! pull share: settings, credentials, tokens.
+//! pull share: settings, credentials, tokens, redirects of blobs, addresses that are dead.
 
+mod addresses;
 mod error;
 mod exchange;
 mod pool;
+mod redirects;
 mod session;
+mod turnstile;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +28,15 @@ pub use error::Error;
 pub use exchange::{Answer, Body};
 pub use session::Session;
 
-use crate::http::{Request, Secret};
+use crate::error::Class;
+use crate::http::{HttpUrl, Request, Secret};
 use crate::limits::{CONNECT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT};
 use crate::origin::{Origin, Scheme};
 use crate::registry::redirect::is_redirect;
-use crate::registry::{self, Asked, Endpoint, Refusal, Trail};
+use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
 use crate::report::format;
 use crate::transport::resolve::resolve;
-use crate::transport::{Connection, Connector, Deadline, Phase};
+use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
 use exchange::Unanswered;
 use pool::Pool;
 
@@ -76,38 +81,138 @@ pub struct Question<'a> {
 }
 
 /// Asks questions of registries, over the connections of one thread.
+#[derive(Clone)]
 pub struct Client {
     connector: Connector,
     session: Arc<Session>,
     pool: Pool,
+    /// The address that is tried last.
+    avoid: Option<IpAddr>,
 }
 
 impl Client {
     /// A client whose connections are made by `connector`.
     pub fn new(connector: Connector, session: Arc<Session>) -> Client {
-        Client { connector, session, pool: Pool::default() }
+        Client { connector, session, pool: Pool::default(), avoid: None }
+    }
+
+    /// The same client, which asks over new connections only, at another address than `avoid` first
+    /// where a host has several: for what a connection of ours was too slow for.
+    pub fn afresh(&self, avoid: Option<IpAddr>) -> Client {
+        Client { pool: self.pool.for_new_ones(), avoid, ..self.clone() }
     }
 
     /// Asks, logs in if the registry wants it, follows redirects, and returns a successful answer.
     ///
+    /// Where a blob was redirected to is asked for its further pieces too, as long as that answers.
+    ///
     /// # Errors
     /// See [`Error`]; a refusal of the registry is [`Error::Refused`].
     pub async fn ask(&self, question: Question<'_>) -> Result<Answer, Error> {
+        if question.asked != Asked::Blob {
+            return Ok(self.ask_registry(question).await?.0);
+        }
+        let redirects = &self.session.redirects;
+        let url = question.request.url();
+        if let Some(target) = redirects.target(url, clock::now())
+            && let Some(answer) = self.ask_storage(question, &target).await?
+        {
+            return Ok(answer);
+        }
+        let Some(renewing) = redirects.renewing(url) else {
+            return self.ask_and_learn(question).await;
+        };
+        let turn = renewing.pass().await;
+        if let Some(target) = redirects.target(url, clock::now()) {
+            // Somebody else has asked for it meanwhile.
+            drop(turn);
+            if let Some(answer) = self.ask_storage(question, &target).await? {
+                return Ok(answer);
+            }
+            return self.ask_and_learn(question).await;
+        }
+        let answer = self.ask_and_learn(question).await;
+        if answer.is_err() {
+            renewing.failed();
+        }
+        answer
+    }
+
+    /// Asks for a blob where it was redirected to before. `None` if that is good no more.
+    async fn ask_storage(
+        &self,
+        question: Question<'_>,
+        target: &HttpUrl,
+    ) -> Result<Option<Answer>, Error> {
+        let refuse = || self.session.redirects.refuse(question.request.url(), target);
+        // The question has no credentials, and what comes from a redirect gets none.
+        let request = question.request.clone().at(target.clone());
+        let answer = match self.send_where(&request, |_| true).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // The registry may know of another storage by the next attempt.
+                refuse();
+                return Err(error);
+            }
+        };
+        match registry::Answer::of(question.asked, &answer.head) {
+            registry::Answer::Ok => Ok(Some(answer)),
+            // It would say the same behind another signature.
+            registry::Answer::RateLimited { .. }
+            | registry::Answer::Unavailable { .. }
+            | registry::Answer::RangeRefused => Err(refusal(question.asked, answer, true).await),
+            // Stores say in many ways that a signature has expired: 403, 401, 404, 410; Amazon's, of
+            // the token within it, 400.
+            registry::Answer::Redirect
+            | registry::Answer::Challenge
+            | registry::Answer::NotFound
+            | registry::Answer::Denied
+            | registry::Answer::Refused => {
+                let (from, status) = (&answer.origin, answer.head.status());
+                let text = format!("{from} answers {status}: the registry is asked where to go");
+                self.session.reporter.note(&text);
+                refuse();
+                answer.body.discard().await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks the registry for a blob, and keeps in mind where it led.
+    async fn ask_and_learn(&self, question: Question<'_>) -> Result<Answer, Error> {
+        let redirects = &self.session.redirects;
+        let url = question.request.url();
+        let asked_at = clock::now();
+        match self.ask_registry(question).await {
+            Ok((answer, trail)) => {
+                redirects.learn(url, trail.shortcut(), asked_at);
+                Ok(answer)
+            }
+            Err(error) => {
+                redirects.forget(url);
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the registry itself, logs in, follows redirects: a successful answer, and how it was
+    /// come by.
+    async fn ask_registry(&self, question: Question<'_>) -> Result<(Answer, Trail), Error> {
         let home = question.endpoint.origin();
-        let mut authorization = self.session.authorization(question);
+        let mut authorization = session::authorization(self, question).await?;
         let mut challenged = false;
         loop {
-            let answer = self.follow(question.request, authorization.clone()).await?;
+            let (answer, trail) = self.follow(question.request, authorization.clone()).await?;
             let redirected = answer.origin != home;
             match registry::Answer::of(question.asked, &answer.head) {
-                registry::Answer::Ok => return Ok(answer),
+                registry::Answer::Ok => return Ok((answer, trail)),
                 // Only the registry itself is told who we are, and not again and again.
                 registry::Answer::Challenge if !challenged && !redirected => {
                     challenged = true;
-                    let head = answer.head.clone();
+                    let challenge = challenge::read(&answer.head);
                     answer.body.discard().await;
                     let used = authorization.take();
-                    authorization = Some(session::log_in(self, question, &head, used).await?);
+                    authorization = Some(session::log_in(self, question, challenge, used).await?);
                 }
                 _ => {
                     let error = refusal(question.asked, answer, redirected).await;
@@ -123,13 +228,13 @@ impl Client {
         &self,
         request: &Request,
         authorization: Option<Secret>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<(Answer, Trail), Error> {
         let mut trail = Trail::new(request.url().clone());
         let mut next = with_authorization(request.clone(), authorization.clone())?;
         loop {
             let answer = self.send_where(&next, |_| true).await?;
             if !is_redirect(answer.head.status()) {
-                return Ok(answer);
+                return Ok((answer, trail));
             }
             let redirect = trail.follow(&answer.head)?;
             self.session.reporter.note(&format!("redirected to {}", redirect.url));
@@ -146,6 +251,7 @@ impl Client {
         allowed: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Answer, Error> {
         let origin = request.url().origin();
+        self.session.silence().await;
         if let Some(connection) = self.pool.take(&origin)
             && allowed(&connection.peer())
         {
@@ -156,8 +262,15 @@ impl Client {
             }
         }
         let connection = self.connect(&origin, allowed).await?;
+        // Somebody else may have been refused while this one connected.
+        self.session.silence().await;
+        let peer = connection.peer();
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
-        answer.map_err(|unanswered| unanswered.error)
+        answer.map_err(|Unanswered { error, .. }| {
+            // Accepted, and then not served: the next attempt had better go elsewhere.
+            self.session.distrust(peer);
+            error
+        })
     }
 
     /// A new connection to `origin`, at an address that is `allowed`.
@@ -173,16 +286,14 @@ impl Client {
         if addresses.is_empty() {
             return Err(Error::AddressRefused { host: origin.host().to_owned() });
         }
-        let mut connection = Connection::open(
-            &self.connector,
-            &addresses,
-            timeouts.connect,
-            self.session.buffer_size,
-        )
-        .await?;
+        // Stable: otherwise the resolver's order.
+        addresses.sort_by_key(|address| Some(address.ip()) == self.avoid);
+        let mut connection = self.open(&mut addresses).await?;
         if origin.scheme() == Scheme::Https {
             let deadline = Deadline::after(timeouts.tls, Phase::Handshake);
-            connection = connection.secure(tls, origin.host(), deadline).await?;
+            let peer = connection.peer();
+            let secured = connection.secure(tls, origin.host(), deadline).await;
+            connection = secured.inspect_err(|_| self.session.distrust(peer))?;
         }
         let number = self.session.connected(origin, &connection);
         let (peer, security) = (connection.peer(), connection.security());
@@ -192,6 +303,36 @@ impl Client {
             format::duration(timeouts.recv)
         ));
         Ok(connection)
+    }
+
+    /// A connection to the first of `addresses` that accepts one. Those that are known to be dead are
+    /// tried last, each with a deadline of its own.
+    async fn open(&self, addresses: &mut [SocketAddr]) -> Result<Connection, transport::Error> {
+        let Session { timeouts, addresses: known, buffer_size, .. } = &*self.session;
+        known.sort(addresses);
+        if known.are_unreachable(addresses, clock::now())
+            && let Some(&address) = addresses.last()
+        {
+            let deadline = Deadline::after(timeouts.connect, Phase::Connect);
+            let source = Box::new(transport::Error::expired(deadline));
+            return Err(transport::Error::Address { address, source });
+        }
+        let mut last = transport::Error::Broken("a host without addresses");
+        for &address in &*addresses {
+            let one = std::slice::from_ref(&address);
+            match Connection::open(&self.connector, one, timeouts.connect, *buffer_size).await {
+                Ok(connection) => {
+                    known.accepted(address);
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    let silent = error.class() == Class::ConnectTimeout;
+                    known.failed(address, silent, clock::now());
+                    last = error;
+                }
+            }
+        }
+        Err(last)
     }
 }
 

@@ -1,14 +1,18 @@
 //! What all clients of a pull share: settings, credentials, and the tokens they were given.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::addresses::Addresses;
+use super::redirects::Redirects;
+use super::turnstile::Turnstile;
 use super::{Client, Error, Question, Timeouts};
 use crate::config::NetworkConfig;
-use crate::error::Class;
-use crate::http::{ResponseHead, Secret};
+use crate::error::{Class, Retry};
+use crate::http::Secret;
 use crate::image::Reference;
 use crate::limits::{
     RECV_BUFFER_SIZE, RECV_BUFFER_SIZE_MIN, TOKEN_MARGIN, TOKEN_RESPONSE_SIZE_MAX,
@@ -19,12 +23,11 @@ use crate::registry::credential::Lookup;
 use crate::registry::realm::RealmGrant;
 use crate::registry::token::TokenError;
 use crate::registry::{
-    self, AddressClass, Asked, Challenge, Credential, CredentialFile, Token, address, challenge,
-    realm, token,
+    self, AddressClass, Asked, Challenge, Credential, CredentialFile, Token, address, realm, token,
 };
 use crate::report::Reporter;
-use crate::transport::Connection;
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connection, clock};
 
 /// What all clients of a pull share.
 pub struct Session {
@@ -42,12 +45,18 @@ pub struct Session {
     trusted_realms: Vec<String>,
     /// What to send to whom. Never held across a wait.
     granted: Mutex<HashMap<Grantor, Granted>>,
-    /// Held while somebody logs in, so that others wait for what comes of it.
-    logging_in: tokio::sync::Mutex<()>,
+    /// Where others wait while somebody logs in.
+    logging_in: Turnstile,
+    /// Where blobs are.
+    pub(super) redirects: Redirects,
+    /// Which addresses are worth a try.
+    pub(super) addresses: Addresses,
     connections: AtomicU64,
     bytes: AtomicU64,
     /// In what kind of place each origin was reached last.
     places: Mutex<HashMap<Origin, AddressClass>>,
+    /// Until when nobody is asked anything.
+    silence: Mutex<Option<Instant>>,
 }
 
 /// What an authorization is good for: a repository at an origin.
@@ -61,6 +70,8 @@ struct Grantor {
 struct Granted {
     secret: Secret,
     until: Option<Instant>,
+    /// What the registry wanted for it; of a token, which ends.
+    bearer: Option<Bearer>,
 }
 
 impl Session {
@@ -87,10 +98,13 @@ impl Session {
             helper,
             trusted_realms: config.trusted_realms.clone(),
             granted: Mutex::default(),
-            logging_in: tokio::sync::Mutex::default(),
+            logging_in: Turnstile::default(),
+            redirects: Redirects::default(),
+            addresses: Addresses::default(),
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             places: Mutex::default(),
+            silence: Mutex::default(),
         })
     }
 
@@ -102,6 +116,34 @@ impl Session {
     /// How many bytes of bodies were received, those of manifests and tokens included.
     pub fn bytes_received(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The registry asked for silence: no request is sent before `until`. Whether that is news, and
+    /// not one more answer to requests that were under way.
+    pub fn keep_silence(&self, until: Instant) -> bool {
+        /// Answers to requests that were sent at about the same time mean the same silence.
+        const MOMENT: Duration = Duration::from_secs(1);
+        let mut silence = lock(&self.silence);
+        let before = *silence;
+        *silence = before.max(Some(until));
+        before.is_none_or(|before| until.saturating_duration_since(before) > MOMENT)
+    }
+
+    /// Waits until the registry may be asked.
+    pub(super) async fn silence(&self) {
+        loop {
+            let until = lock(&self.silence).filter(|until| clock::now() < *until);
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => return,
+            }
+        }
+    }
+
+    /// A connection to `address` fell silent, or is slow: connections made later prefer the other
+    /// addresses of its host, if it has any.
+    pub fn distrust(&self, address: SocketAddr) {
+        self.addresses.distrust(address, clock::now());
     }
 
     /// Counts bytes of a body.
@@ -130,19 +172,24 @@ impl Session {
         }
     }
 
-    /// What to send with a question right away, if it is known.
-    pub(super) fn authorization(&self, question: Question<'_>) -> Option<Secret> {
+    /// What can be sent with a question, if that is known.
+    fn authorization(&self, question: Question<'_>) -> Option<Secret> {
         let granted = lock(&self.granted);
         let Some(known) = granted.get(&grantor(question)) else {
             return self.credential.as_ref().and_then(Credential::bearer);
         };
-        let good = known.until.is_none_or(|until| Instant::now() < until);
-        good.then(|| known.secret.clone())
+        let now = clock::now();
+        known.until.is_none_or(|until| now < until).then(|| known.secret.clone())
     }
 
-    fn grant(&self, question: Question<'_>, secret: &Secret, until: Option<Instant>) {
-        let granted = Granted { secret: secret.clone(), until };
-        lock(&self.granted).insert(grantor(question), granted);
+    /// A token that has ended or is about to, and what the registry wanted for it.
+    fn ended(&self, question: Question<'_>) -> Option<(Secret, Bearer)> {
+        let granted = lock(&self.granted);
+        let known = granted.get(&grantor(question))?;
+        let now = clock::now();
+        let ended = known.until.is_some_and(|until| until <= now);
+        let bearer = known.bearer.clone().filter(|_| ended)?;
+        Some((known.secret.clone(), bearer))
     }
 }
 
@@ -171,43 +218,77 @@ fn grantor(question: Question<'_>) -> Grantor {
     Grantor { origin: question.endpoint.origin(), repository: question.repository.to_owned() }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing can panic while one of these is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Answers the challenge in `head`, a 401 to a request that carried `used`: the authorization to try
-/// next. One client at a time asks; the others take what it was given.
+/// What to send with a question right away, if it is known. A token that is about to end is renewed
+/// first: otherwise each of those who use it would have to be refused once.
+pub(super) async fn authorization(
+    client: &Client,
+    question: Question<'_>,
+) -> Result<Option<Secret>, Error> {
+    let Some((used, bearer)) = client.session.ended(question) else {
+        return Ok(client.session.authorization(question));
+    };
+    match log_in(client, question, Ok(Challenge::Bearer(bearer)), Some(used)).await {
+        Ok(secret) => Ok(Some(secret)),
+        // The registry may want something else by now: its refusal will tell.
+        Err(error) if error.class().retry() == Retry::Never => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Answers `challenge`, after a request that carried `used` was refused or would be: the
+/// authorization to try next. One client at a time asks; the others take what it was given.
 pub(super) async fn log_in(
     client: &Client,
     question: Question<'_>,
-    head: &ResponseHead,
+    challenge: Result<Challenge, ChallengeError>,
     used: Option<Secret>,
 ) -> Result<Secret, Error> {
     let session = &*client.session;
-    let _turn = session.logging_in.lock().await;
+    let _turn = session.logging_in.pass().await;
     if let Some(secret) = session.authorization(question)
         && Some(&secret) != used.as_ref()
     {
         return Ok(secret);
     }
-    let (secret, until) = match challenge::read(head)? {
-        Challenge::Bearer(bearer) => {
-            let asked_at = Instant::now();
-            let token = fetch_token(client, question, &bearer).await?;
-            let good_for = token.lifetime.saturating_sub(TOKEN_MARGIN);
-            (token.authorization(), asked_at.checked_add(good_for))
-        }
-        Challenge::Basic => match &session.credential {
-            Some(credential) => (credential.basic()?, None),
-            None => return Err(Error::NoCredentials { origin: question.endpoint.origin() }),
-        },
-        Challenge::Other(scheme) => {
-            return Err(ChallengeError::Unsupported(scheme).into());
+    let granted = match answer(client, question, challenge).await {
+        Ok(granted) => granted,
+        Err(error) => {
+            session.logging_in.failed();
+            return Err(error);
         }
     };
-    session.grant(question, &secret, until);
+    let secret = granted.secret.clone();
+    lock(&session.granted).insert(grantor(question), granted);
     Ok(secret)
+}
+
+/// What a challenge wants, as far as there is such a thing.
+async fn answer(
+    client: &Client,
+    question: Question<'_>,
+    challenge: Result<Challenge, ChallengeError>,
+) -> Result<Granted, Error> {
+    match challenge? {
+        Challenge::Bearer(bearer) => {
+            let asked_at = clock::now();
+            let token = fetch_token(client, question, &bearer).await?;
+            let good_for = token.lifetime.saturating_sub(TOKEN_MARGIN);
+            let until = asked_at.checked_add(good_for);
+            Ok(Granted { secret: token.authorization(), until, bearer: Some(bearer) })
+        }
+        Challenge::Basic => match &client.session.credential {
+            Some(credential) => {
+                Ok(Granted { secret: credential.basic()?, until: None, bearer: None })
+            }
+            None => Err(Error::NoCredentials { origin: question.endpoint.origin() }),
+        },
+        Challenge::Other(scheme) => Err(ChallengeError::Unsupported(scheme).into()),
+    }
 }
 
 /// Asks the token service that a challenge names, if it may be asked.
@@ -242,4 +323,92 @@ async fn fetch_token(
         Ok(Token::parse(&body, date)?)
     };
     fetching.await.map_err(|source| Error::TokenService { origin, source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::demo::{Auth, Image, Kind, Options, Registry};
+    use crate::http::Method;
+    use crate::registry::{Endpoint, EndpointOptions, request};
+    use crate::report::{Style, Verbosity};
+    use crate::transport::{Engine, EngineKind};
+
+    /// Asks for a manifest again and again, and what the registry saw of it; before each question but
+    /// the first, `meanwhile` happens.
+    fn asking(times: usize, meanwhile: impl Fn(&Registry, &Session)) -> Vec<Kind> {
+        let auth = Some(Auth::Bearer(crate::demo::Bearer::default()));
+        let registry = Registry::start(Options { auth, ..Options::default() }).unwrap();
+        registry.add("demo", "latest", &Image::generate(1, &[1]));
+        let reference = Reference::parse(&registry.reference("demo", "latest")).unwrap();
+        let endpoint = Endpoint::for_reference(&reference, &EndpointOptions::default()).unwrap();
+        let config = NetworkConfig::default();
+        let reporter = Reporter::new(Verbosity::Quiet, Style::Lines);
+        let tls = TlsConfig::new(&config.tls).unwrap();
+        let session = Arc::new(Session::new(&config, tls, &reference, &reporter).unwrap());
+        let engine = Engine::start(EngineKind::Epoll, 4).unwrap();
+        engine.run(async {
+            let client = Client::new(engine.connector(), Arc::clone(&session));
+            for nth in 0..times {
+                if nth > 0 {
+                    meanwhile(&registry, &session);
+                }
+                let url = endpoint.manifest_url("demo", "latest").unwrap();
+                let request = request::manifest(Method::Get, url).unwrap();
+                let question = Question {
+                    endpoint: &endpoint,
+                    repository: "demo",
+                    asked: Asked::Manifest,
+                    request: &request,
+                };
+                let answer = client.ask(question).await.unwrap();
+                answer.body.collect(1 << 20).await.unwrap();
+            }
+        });
+        registry.log().iter().map(|line| line.kind).collect()
+    }
+
+    fn end_all(session: &Session) {
+        for granted in lock(&session.granted).values_mut() {
+            granted.until = Some(clock::now());
+        }
+    }
+
+    #[test]
+    fn a_token_is_renewed_before_it_ends() {
+        use Kind::{Challenge, Manifest, Token};
+        let first = [Challenge, Token, Manifest];
+        assert_eq!(asking(3, |_, _| {}), [&first[..], &[Manifest, Manifest]].concat());
+        let renewed = asking(2, |registry, session| {
+            registry.expire_tokens();
+            end_all(session);
+        });
+        assert_eq!(renewed, [&first[..], &[Token, Manifest]].concat(), "without a second refusal");
+    }
+
+    #[test]
+    fn a_token_that_ends_early_is_renewed_after_a_refusal() {
+        use Kind::{Challenge, Manifest, Token};
+        let first = [Challenge, Token, Manifest];
+        let refused = asking(2, |registry, _| registry.expire_tokens());
+        assert_eq!(refused, [&first[..], &first].concat());
+    }
+
+    #[test]
+    fn a_challenge_that_is_out_of_date_is_asked_for_again() {
+        use Kind::{Challenge, Manifest, Other, Token};
+        let moved = asking(2, |registry, session| {
+            registry.expire_tokens();
+            end_all(session);
+            for granted in lock(&session.granted).values_mut() {
+                if let Some(bearer) = &mut granted.bearer {
+                    bearer.realm = format!("{}/moved", registry.origin());
+                }
+            }
+        });
+        let first = [Challenge, Token, Manifest];
+        assert_eq!(moved, [&first[..], &[Other], &first].concat());
+    }
 }

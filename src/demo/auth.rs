@@ -79,6 +79,7 @@ pub(super) struct Guard {
 struct Token {
     scopes: Vec<String>,
     uses: u64,
+    expired: bool,
 }
 
 impl Guard {
@@ -127,7 +128,7 @@ impl Guard {
         if scope.as_ref().is_some_and(|scope| !token.scopes.contains(scope)) {
             return refused(",error=\"insufficient_scope\"");
         }
-        if bearer.uses_per_token.is_some_and(|uses| token.uses >= uses) {
+        if token.expired || bearer.uses_per_token.is_some_and(|uses| token.uses >= uses) {
             return refused(",error=\"invalid_token\"");
         }
         token.uses += 1;
@@ -149,8 +150,13 @@ impl Guard {
             .collect();
         let mut tokens = lock(&self.tokens);
         let text = format!("demo-token-{}", tokens.len() + 1);
-        tokens.insert(text.clone(), Token { scopes, uses: 0 });
+        tokens.insert(text.clone(), Token { scopes, uses: 0, expired: false });
         Some(Ok(json!({ "token": text, "access_token": text, "expires_in": 300 }).to_string()))
+    }
+
+    /// All tokens given out so far are good no more.
+    pub(super) fn expire_tokens(&self) {
+        lock(&self.tokens).values_mut().for_each(|token| token.expired = true);
     }
 
     /// Whether the token service has a port of its own.

@@ -34,8 +34,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use auth::{Auth, Bearer, Credentials};
 pub use image::{Blob, Format, Image, Index, Platform};
 pub use log::{Door, RequestLine};
-pub use peer::{Blackhole, ScriptedPeer, blackhole};
-pub use registry::{BlobRedirect, Options, Registry};
+pub use peer::{Blackhole, ScriptedPeer, blackhole, blackhole_at};
+pub use registry::{BlobRedirect, Conversation, Options, Registry};
 pub use script::{Action, Asked, Kind, Rule, Script, Then, Turn, Which};
 pub use wire::Step;
 

@@ -143,15 +143,20 @@ pub struct Blackhole {
     _queued: Vec<TcpStream>,
 }
 
-/// Makes a [`Blackhole`]; it lasts until it is dropped.
+/// Makes a [`Blackhole`] at a free port of 127.0.0.1; it lasts until it is dropped.
 pub fn blackhole() -> io::Result<Blackhole> {
+    blackhole_at((Ipv4Addr::LOCALHOST, 0).into())
+}
+
+/// The same at an address of one's choice.
+pub fn blackhole_at(address: SocketAddr) -> io::Result<Blackhole> {
     // One connection fits the queue of a listener with backlog 0 (listen(2) of Linux: the queue is
     // full when it holds more than its backlog); a few more are tried, for other kernels.
     const QUEUED_MAX: usize = 16;
     // A connect on loopback takes microseconds, or for ever.
     const CONNECT_TIME: Duration = Duration::from_millis(100);
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    listener.bind(&address.into())?;
     listener.listen(0)?;
     let address = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut queued = Vec::new();

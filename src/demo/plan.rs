@@ -33,6 +33,12 @@ impl Plan {
             Action::StallAfter(count) => Plan::cut(answer, *count, Step::Hold),
             Action::PauseAfter(count) => Plan::cut_and_rest(answer, *count, Step::Pause),
             Action::Drip { bytes, every } => Plan::drip(answer, *bytes, *every),
+            Action::DripAfter { count, bytes, every } => {
+                let rest = answer.body.slice(clamped(*count).min(answer.body.len())..);
+                let drip = Step::Drip { bytes: rest, size: *bytes, every: *every };
+                let close = answer.close;
+                Plan::cut(answer, *count, drip).ending(close)
+            }
             Action::DripAll { bytes, every } => Plan::drip_all(answer, *bytes, *every),
             Action::Limit(pace) => Plan::whole(answer, Some(*pace)),
 
@@ -291,6 +297,7 @@ mod tests {
         check(Action::None, &whole, &[]);
         check(Action::Delay(second), &whole, &[Step::Wait(second)]);
         check(Action::Drip { bytes: 3, every: second }, &whole, &[]);
+        check(Action::DripAfter { count: 4, bytes: 3, every: second }, &whole, &[]);
         check(Action::DripAll { bytes: 3, every: second }, &whole, &[]);
         check(Action::Limit(5), &whole, &[]);
         check(Action::PauseAfter(3), &whole, &[Step::Pause]);

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use serde_json::json;
@@ -36,6 +36,9 @@ pub struct Options {
     pub auth: Option<Auth>,
     /// Whether blobs are served by someone else.
     pub redirect_blobs: Option<BlobRedirect>,
+    /// How long a URL of the storage is good for, in whole seconds, as it says itself
+    /// (`X-Amz-Expires`). `None` is until [`Registry::expire_signatures`], and says nothing.
+    pub signature_lifetime: Option<Duration>,
     /// The faults.
     pub faults: Script,
     /// Bytes per second of each body, on each connection, where no fault says otherwise.
@@ -49,6 +52,7 @@ impl Default for Options {
             tls: None,
             auth: None,
             redirect_blobs: None,
+            signature_lifetime: None,
             faults: Script::default(),
             bytes_per_second: None,
         }
@@ -92,18 +96,7 @@ impl Registry {
         };
         let address = doors.first().map_or(options.bind, |(_, bound)| bound.address());
         let registry_origin = origin(Door::Registry);
-        let state = Arc::new(State {
-            guard: Guard::new(options.auth, format!("{}/token", origin(Door::Token))),
-            redirect: options.redirect_blobs,
-            storage: origin(Door::Storage),
-            tls: options.tls,
-            pace: options.bytes_per_second,
-            repositories: Mutex::default(),
-            script: Mutex::new(RunningScript::new(options.faults)),
-            signatures: AtomicU64::new(0),
-            log: Log::new(),
-            gate: Gate::default(),
-        });
+        let state = Arc::new(State::new(options, &origin(Door::Token), origin(Door::Storage)));
         let connections = Arc::new(AtomicU64::new(0));
         let servers = doors
             .into_iter()
@@ -114,6 +107,31 @@ impl Registry {
             })
             .collect::<io::Result<_>>()?;
         Ok(Registry { state, origin: registry_origin, address, connections, servers })
+    }
+
+    /// A registry that listens nowhere: somebody else carries its [conversations](Registry::converse),
+    /// without TLS. Its storage and its token service are at the ports after that of `bind`.
+    pub fn unplugged(options: Options) -> Registry {
+        let address = options.bind;
+        let origin = |nth| {
+            let port = address.port().saturating_add(nth);
+            format!("http://{}", SocketAddr::new(address.ip(), port))
+        };
+        let token_apart = Guard::token_service_apart(options.auth.as_ref());
+        let token = origin(if token_apart { 2 } else { 0 });
+        Registry {
+            state: Arc::new(State::new(options, &token, origin(1))),
+            origin: origin(0),
+            address,
+            connections: Arc::default(),
+            servers: Vec::new(),
+        }
+    }
+
+    /// The registry's side of one connection more.
+    pub fn converse(&self, door: Door) -> Conversation {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        Conversation { state: Arc::clone(&self.state), door, connection, reader: Reader::default() }
     }
 
     /// Where the registry listens.
@@ -175,6 +193,16 @@ impl Registry {
         self.state.gate.go();
     }
 
+    /// All tokens given out so far have expired.
+    pub fn expire_tokens(&self) {
+        self.state.guard.expire_tokens();
+    }
+
+    /// All URLs of the storage given out so far have expired.
+    pub fn expire_signatures(&self) {
+        lock(&self.state.signatures).fill(Duration::ZERO);
+    }
+
     /// All requests so far, in the order in which they were received. Requests that could not be
     /// read are answered by 400 and do not stand here.
     pub fn log(&self) -> Vec<RequestLine> {
@@ -218,6 +246,31 @@ impl Drop for Registry {
     }
 }
 
+/// The registry's side of a connection that somebody else carries: bytes in, steps out.
+pub struct Conversation {
+    state: Arc<State>,
+    door: Door,
+    connection: u64,
+    reader: Reader,
+}
+
+impl Conversation {
+    /// Takes bytes that the client sent.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.reader.push(bytes);
+    }
+
+    /// What to do about the next request, once it is whole. Without a last step that ends the
+    /// connection, it goes on.
+    pub fn answer(&mut self) -> Option<Vec<Step>> {
+        let plan = match self.reader.take()? {
+            Ok(request) => self.state.plan(self.door, self.connection, request).0,
+            Err(malformed) => State::refusal(malformed),
+        };
+        Some(plan.steps)
+    }
+}
+
 /// What all connections share.
 struct State {
     guard: Guard,
@@ -228,8 +281,9 @@ struct State {
     pace: Option<u64>,
     repositories: Mutex<HashMap<String, Repository>>,
     script: Mutex<RunningScript>,
-    /// Number of URLs signed so far: no two are equal.
-    signatures: AtomicU64,
+    signature_lifetime: Option<Duration>,
+    /// Until when each URL signed so far is good, by the log's clock: no two URLs are equal.
+    signatures: Mutex<Vec<Duration>>,
     log: Log,
     gate: Gate,
 }
@@ -250,6 +304,22 @@ struct Stored {
 // --- connections ---
 
 impl State {
+    fn new(options: Options, token_service: &str, storage: String) -> State {
+        State {
+            guard: Guard::new(options.auth, format!("{token_service}/token")),
+            redirect: options.redirect_blobs,
+            storage,
+            tls: options.tls,
+            pace: options.bytes_per_second,
+            repositories: Mutex::default(),
+            script: Mutex::new(RunningScript::new(options.faults)),
+            signature_lifetime: options.signature_lifetime,
+            signatures: Mutex::default(),
+            log: Log::new(),
+            gate: Gate::default(),
+        }
+    }
+
     fn serve(&self, door: Door, connection: u64, socket: Arc<TcpStream>) {
         // An error is the peer's end of the connection, or the server's: nobody is left to tell.
         let _ = self.converse(door, connection, socket);
@@ -279,6 +349,15 @@ impl State {
         connection: u64,
         request: Request,
     ) -> io::Result<Flow> {
+        let (plan, line) = self.plan(door, connection, request);
+        let flow = self.perform(wire, &plan, line);
+        let now = self.log.elapsed();
+        self.log.update(line, |line| line.ended = Some(now));
+        flow
+    }
+
+    /// What to do about a request, and its line in the log.
+    fn plan(&self, door: Door, connection: u64, request: Request) -> (Plan, usize) {
         let asked = self.look_up(door, &request);
         let action = lock(&self.script).action(&asked.facts());
         let ignore_range = action == Action::IgnoreRange;
@@ -302,10 +381,7 @@ impl State {
             target: request.target,
             headers: request.headers,
         });
-        let flow = self.perform(wire, &plan, line);
-        let now = self.log.elapsed();
-        self.log.update(line, |line| line.ended = Some(now));
-        flow
+        (plan, line)
     }
 
     /// Takes the steps of a plan, and notes in the log what was sent.
@@ -323,15 +399,19 @@ impl State {
     }
 
     fn refuse(&self, wire: &mut Wire, malformed: Malformed) -> io::Result<Flow> {
+        for step in State::refusal(malformed).steps {
+            wire.take(&step, &self.gate)?;
+        }
+        Ok(Flow::Ended)
+    }
+
+    fn refusal(malformed: Malformed) -> Plan {
         let status = match malformed {
             Malformed::TooLong => 431,
             Malformed::Syntax => 400,
         };
         let answer = Answer { close: true, ..Answer::empty(status) };
-        for step in Plan::new(answer, &Action::None, None).steps {
-            wire.take(&step, &self.gate)?;
-        }
-        Ok(Flow::Ended)
+        Plan::new(answer, &Action::None, None)
     }
 }
 
@@ -520,7 +600,7 @@ impl State {
             (Route::Blob { .. }, None) => {
                 Answer::error(404, "BLOB_UNKNOWN", "blob unknown to registry")
             }
-            (Route::Storage { .. }, stored) => answer_storage(request, stored.as_ref(), part),
+            (Route::Storage { .. }, stored) => self.answer_storage(request, stored.as_ref(), part),
             (Route::Other, _) => Answer::error(404, "NOT_FOUND", "no such path"),
         }
     }
@@ -545,17 +625,59 @@ impl State {
 
     fn answer_redirect(&self, redirect: &BlobRedirect, repository: &str, blob: &Blob) -> Answer {
         let digest = &blob.digest;
+        let mut answer = Answer::empty(307);
         let location = match redirect {
             BlobRedirect::To(base) => format!("{base}/v2/{repository}/blobs/{digest}"),
             BlobRedirect::Storage => {
-                let signature = self.signatures.fetch_add(1, Ordering::Relaxed) + 1;
-                let storage = &self.storage;
-                format!("{storage}/storage/{repository}/{digest}?X-Amz-Signature=demo-{signature}")
+                let now = SystemTime::now();
+                answer.set("Date", &httpdate::fmt_http_date(now));
+                let (storage, query) = (&self.storage, self.sign(now));
+                format!("{storage}/storage/{repository}/{digest}?{query}")
             }
         };
-        let mut answer = Answer::empty(307);
         answer.set("Location", &location);
         answer
+    }
+
+    /// The query of a URL that is good from `now` on.
+    fn sign(&self, now: SystemTime) -> String {
+        let lifetime = self.signature_lifetime;
+        let until = lifetime.map_or(Duration::MAX, |lifetime| self.log.elapsed() + lifetime);
+        let mut signatures = lock(&self.signatures);
+        signatures.push(until);
+        let mut query = format!("X-Amz-Signature=demo-{}", signatures.len());
+        if let Some(lifetime) = lifetime {
+            let date = humantime::format_rfc3339_seconds(now).to_string().replace(['-', ':'], "");
+            query.push_str(&format!("&X-Amz-Date={date}&X-Amz-Expires={}", lifetime.as_secs()));
+        }
+        query
+    }
+
+    /// Whether a query has a signature of ours that is still good.
+    fn is_signed(&self, query: &str) -> bool {
+        let signature =
+            query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Signature=demo-"));
+        let number = signature.and_then(|number| number.parse::<usize>().ok());
+        let signatures = lock(&self.signatures);
+        let until = number.and_then(|number| signatures.get(number.checked_sub(1)?));
+        until.is_some_and(|until| self.log.elapsed() < *until)
+    }
+
+    /// What S3 answers, in outline.
+    fn answer_storage(&self, request: &Request, stored: Option<&Stored>, part: Part) -> Answer {
+        let refused = |status, code| {
+            Answer::new(status, "application/xml", format!("<Error><Code>{code}</Code></Error>"))
+        };
+        if request.header("authorization").is_some() {
+            return refused(400, "InvalidArgument: Only one auth mechanism allowed");
+        }
+        if !self.is_signed(request.query()) {
+            return refused(403, "AccessDenied");
+        }
+        match stored {
+            Some(stored) => Answer::part(&stored.blob, part),
+            None => refused(404, "NoSuchKey"),
+        }
     }
 }
 
@@ -563,23 +685,6 @@ fn unauthorized(challenge: &Challenge) -> Answer {
     let mut answer = Answer::error(401, "UNAUTHORIZED", "authentication required");
     answer.set("WWW-Authenticate", &challenge.0);
     answer
-}
-
-/// What S3 answers, in outline.
-fn answer_storage(request: &Request, stored: Option<&Stored>, part: Part) -> Answer {
-    let refused = |status, code| {
-        Answer::new(status, "application/xml", format!("<Error><Code>{code}</Code></Error>"))
-    };
-    if request.header("authorization").is_some() {
-        return refused(400, "InvalidArgument: Only one auth mechanism allowed");
-    }
-    if !request.query().contains("X-Amz-Signature=demo-") {
-        return refused(403, "AccessDenied");
-    }
-    match stored {
-        Some(stored) => Answer::part(&stored.blob, part),
-        None => refused(404, "NoSuchKey"),
-    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Appends what was received.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
     /// The next request; `None` when the peer closed instead.
     pub(super) fn next(
         &mut self,
@@ -86,13 +91,13 @@ impl Reader {
             }
             match wire.read(&mut piece)? {
                 0 => return Ok(None),
-                count => self.buffer.extend_from_slice(&piece[..count]),
+                count => self.push(&piece[..count]),
             }
         }
     }
 
     /// The request at the start of the buffer, once it is whole.
-    fn take(&mut self) -> Option<Result<Request, Malformed>> {
+    pub(super) fn take(&mut self) -> Option<Result<Request, Malformed>> {
         // Clients that are told not to insist on TLS try it first, and wait long for an answer. Of
         // their handshake, the first byte is enough to tell.
         if self.buffer.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {

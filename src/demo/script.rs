@@ -183,6 +183,15 @@ pub enum Action {
         /// Time from piece to piece.
         every: Duration,
     },
+    /// Sends so many bytes at once, and the rest as [`Action::Drip`] does.
+    DripAfter {
+        /// Bytes before.
+        count: u64,
+        /// Bytes in a piece.
+        bytes: usize,
+        /// Time from piece to piece.
+        every: Duration,
+    },
     /// As [`Action::Drip`], head included.
     DripAll {
         /// Bytes in a piece.

@@ -10,12 +10,17 @@
 //! gets a piece of a blob only after the first was answered with the range that it asked for.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::retry::{Attempts, Failure, Verdict};
+use super::lane::Lane;
+use super::replace::{Minimum, Watch};
+use super::retry::{Attempts, Failure, Policy, Verdict, is_slowness};
+use crate::config::Pieces;
 use crate::error::Class;
-use crate::limits::{PIECE_FIRST, PIECE_SIZE_MIN, PIECE_TIME};
+use crate::limits::PIECE_TIME;
 
 /// A part of a blob for one connection to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +31,40 @@ pub(super) struct Piece {
     pub(super) range: Range<u64>,
     /// How to ask.
     pub(super) form: Form,
+    /// What came of asking for it before.
+    pub(super) past: Past,
+    /// Who answers it.
+    pub(super) peer: Option<IpAddr>,
+    /// Its number on the board.
+    number: u64,
     /// Whether its answer has begun.
     flows: bool,
     /// How many failures of the blob had been counted when it was taken.
     failures: u64,
+}
+
+/// What came of asking for bytes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Past {
+    /// A connection was too slow: only a new one will do.
+    pub(super) afresh: bool,
+    /// Where that connection led.
+    pub(super) avoid: Option<IpAddr>,
+    /// How often the connection was replaced because others were faster.
+    pub(super) replaced: u32,
+}
+
+/// Bytes that no connection is fetching.
+#[derive(Debug, Clone)]
+struct Gap {
+    range: Range<u64>,
+    past: Past,
+}
+
+impl Gap {
+    fn new(range: Range<u64>) -> Gap {
+        Gap { range, past: Past::default() }
+    }
 }
 
 /// How a piece is asked for.
@@ -58,16 +93,22 @@ enum Ranges {
 struct Blob {
     size: u64,
     /// What no connection is fetching, in order.
-    missing: VecDeque<Range<u64>>,
+    missing: VecDeque<Gap>,
     in_flight: usize,
     ranges: Ranges,
     attempts: Attempts,
     /// Failures counted so far. Those of pieces that were under way when one was counted are part
     /// of it: a server that breaks eight connections has failed once.
     failures: u64,
+    /// Bytes received of it by pieces that have ended, all attempts together.
+    arrived: u64,
+    /// How many had been received when a failure was counted last.
+    arrived_before: u64,
     /// When it may be asked for again.
     not_before: Option<Instant>,
     started: bool,
+    /// Another process is fetching it.
+    held: bool,
     /// Every byte was received, and the blob is being, or has been, verified.
     received: bool,
     /// It is in the store.
@@ -76,20 +117,29 @@ struct Blob {
 
 impl Blob {
     fn missing_size(&self) -> u64 {
-        self.missing.iter().map(|range| range.end - range.start).sum()
+        self.missing.iter().map(|gap| gap.range.end - gap.range.start).sum()
+    }
+
+    /// Puts back what a piece left.
+    fn put_back(&mut self, left: Vec<Range<u64>>, past: Past) {
+        let gaps = left.into_iter().filter(|range| !range.is_empty());
+        self.missing.extend(gaps.map(|range| Gap { range, past }));
+        self.missing.make_contiguous().sort_by_key(|gap| gap.range.start);
     }
 
     /// Whether one more connection may fetch a piece of it now.
-    fn offers_a_piece(&self, now: Instant) -> bool {
+    fn offers_a_piece(&self, spread: bool, now: Instant) -> bool {
         !self.missing.is_empty()
+            && !self.held
             && self.not_before.is_none_or(|at| at <= now)
-            && (self.in_flight == 0 || self.ranges == Ranges::Honoured)
+            && (self.in_flight == 0 || (spread && self.ranges == Ranges::Honoured))
     }
 }
 
 /// All blobs of a pull, and the connections that fetch them.
 pub(super) struct Board {
     blobs: Vec<Blob>,
+    pieces: Pieces,
     /// Blobs fetched at once.
     jobs: usize,
     /// Connections wanted at once.
@@ -104,31 +154,41 @@ pub(super) struct Board {
     rate: Option<u64>,
     /// The registry asked for silence until then.
     gate: Option<Instant>,
+    /// Several connections may fetch one blob.
+    spread: bool,
+    /// The connections that are receiving.
+    watch: Watch,
+    /// Pieces taken so far.
+    taken: u64,
 }
 
 impl Board {
     /// A board for blobs of these `sizes`, largest first.
     pub(super) fn new(
         sizes: impl IntoIterator<Item = u64>,
-        retries: u32,
+        policy: Policy,
         jobs: usize,
         workers: usize,
     ) -> Board {
         let blobs = sizes.into_iter().map(|size| Blob {
             size,
-            missing: VecDeque::from([0..size]),
+            missing: VecDeque::from([Gap::new(0..size)]),
             in_flight: 0,
             ranges: Ranges::Unknown,
-            attempts: Attempts::new(retries),
+            attempts: Attempts::new(policy),
             failures: 0,
+            arrived: 0,
+            arrived_before: 0,
             not_before: None,
             started: false,
+            held: false,
             received: false,
             stored: false,
         });
         let blobs = blobs.collect();
         Board {
             blobs,
+            pieces: Pieces::default(),
             jobs,
             target: 1,
             busy: vec![Some(0); workers],
@@ -136,7 +196,30 @@ impl Board {
             flowing: 0,
             rate: None,
             gate: None,
+            spread: true,
+            watch: Watch::default(),
+            taken: 0,
         }
+    }
+
+    /// Whether several connections may fetch one blob from now on.
+    pub(super) fn spread(&mut self, spread: bool) {
+        self.spread = spread;
+    }
+
+    /// Whether several connections may fetch one blob.
+    pub(super) fn is_spread(&self) -> bool {
+        self.spread
+    }
+
+    /// Each connection has to bring at least this.
+    pub(super) fn set_minimum(&mut self, minimum: Option<Minimum>) {
+        self.watch = Watch::new(minimum);
+    }
+
+    /// How blobs are cut.
+    pub(super) fn set_pieces(&mut self, pieces: Pieces) {
+        self.pieces = pieces;
     }
 
     /// How many connections are wanted from now on.
@@ -153,6 +236,44 @@ impl Board {
     pub(super) fn flows(&mut self, piece: &mut Piece) {
         piece.flows = true;
         self.flowing += 1;
+    }
+
+    /// A piece's connection is about to receive these bytes; from now on it is watched.
+    pub(super) fn receives(&mut self, piece: &Piece, sent: Range<u64>, now: Instant) -> Arc<Lane> {
+        let lane = Arc::new(Lane::new(sent));
+        self.watch.begin(piece.number, piece.blob, piece.past.replaced, &lane, now);
+        lane
+    }
+
+    /// Looks at the connections that are receiving: has those replaced that are too slow, and the
+    /// longest rests split once connections are idle. Whether there is more to take by that.
+    ///
+    /// To be called at regular intervals.
+    pub(super) fn review(&mut self, now: Instant) -> bool {
+        self.watch.observe(now);
+        // Nothing could be asked for again now.
+        if self.silent_until(now).is_some() {
+            return false;
+        }
+        let Board { blobs, watch, .. } = self;
+        let is = |blob: usize, wanted: fn(Ranges) -> bool| {
+            blobs.get(blob).is_some_and(|blob| wanted(blob.ranges))
+        };
+        let tail = blobs.iter().all(|blob| blob.missing.is_empty());
+        watch.tell_the_slow(tail, |blob| is(blob, |ranges| ranges != Ranges::Useless), now);
+        let idle = self.target.saturating_sub(self.busy());
+        let mut split = false;
+        for _ in 0..if tail && self.spread { idle } else { 0 } {
+            let honoured = |blob: usize| {
+                self.blobs.get(blob).is_some_and(|blob| blob.ranges == Ranges::Honoured)
+            };
+            let Some((blob, back)) = self.watch.split(honoured) else { break };
+            if let Some(blob) = self.blobs.get_mut(blob) {
+                blob.put_back(vec![back], Past::default());
+                split = true;
+            }
+        }
+        split
     }
 
     /// A worker cannot have more than `most` connections, which is at least 1.
@@ -204,7 +325,7 @@ impl Board {
         let busy = self.busy.get(worker).copied().flatten();
         if self.busy() >= self.target
             || busy.is_none_or(|busy| busy >= share)
-            || self.gate.is_some_and(|until| now < until)
+            || self.silent_until(now).is_some()
         {
             return None;
         }
@@ -219,7 +340,7 @@ impl Board {
     /// Which blob gets the next connection: one that lost its only one, then one that has not
     /// started, then the one of which most is missing.
     fn choose(&self, now: Instant) -> Option<usize> {
-        let offering = |index: &usize| self.blobs[*index].offers_a_piece(now);
+        let offering = |index: &usize| self.blobs[*index].offers_a_piece(self.spread, now);
         let all = || (0..self.blobs.len()).filter(offering);
         let underway = self.blobs.iter().filter(|blob| blob.started && !blob.received).count();
         // Those that are being verified have their files open, too: a disk slower than the network
@@ -239,23 +360,34 @@ impl Board {
     /// Takes the next piece out of what is missing of a blob.
     fn cut(&mut self, index: usize) -> Option<Piece> {
         let size_wanted = self.piece_size(index);
+        let pieces = self.pieces;
         let blob = self.blobs.get_mut(index)?;
-        let failures = blob.failures;
-        let piece = |range, form| Piece { blob: index, range, form, flows: false, failures };
-        let mut gap = blob.missing.pop_front()?;
+        let (failures, number) = (blob.failures, self.taken);
+        self.taken += 1;
+        let Gap { range: mut gap, past } = blob.missing.pop_front()?;
+        let piece = |range, form| Piece {
+            blob: index,
+            range,
+            form,
+            past,
+            peer: None,
+            number,
+            flows: false,
+            failures,
+        };
         blob.started = true;
         blob.in_flight += 1;
         if blob.ranges == Ranges::Useless {
-            gap.end = blob.missing.drain(..).next_back().map_or(gap.end, |last| last.end);
+            gap.end = blob.missing.drain(..).next_back().map_or(gap.end, |last| last.range.end);
             return Some(piece(gap, Form::Whole));
         }
         // A rest that is hardly worth a request of its own comes along.
         let end = match gap.end - gap.start {
-            rest if rest <= size_wanted.saturating_add(PIECE_SIZE_MIN / 2) => gap.end,
+            rest if rest <= size_wanted.saturating_add(pieces.least / 2) => gap.end,
             _ => gap.start + size_wanted,
         };
         if end < gap.end {
-            blob.missing.push_front(end..gap.end);
+            blob.missing.push_front(Gap { range: end..gap.end, past });
         }
         let range = gap.start..end;
         let form = if range == (0..blob.size) { Form::Whole } else { Form::Range };
@@ -270,14 +402,14 @@ impl Board {
         }
         let connections = (self.target / self.unreceived().max(1)).max(1) as u64;
         let wanted = match self.rate {
-            None => PIECE_FIRST,
-            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(PIECE_FIRST),
+            None => self.pieces.first,
+            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(self.pieces.first),
         };
         let fair = match (self.blobs.get(index), connections) {
             (Some(blob), 2..) => blob.missing_size() / (2 * connections),
             _ => u64::MAX,
         };
-        wanted.min(fair).max(PIECE_SIZE_MIN)
+        wanted.min(fair).max(self.pieces.least)
     }
 
     /// A range of the blob was answered as it was asked for: more connections may have some.
@@ -297,22 +429,31 @@ impl Board {
         let alone = blob.in_flight == 1;
         if alone {
             // Pieces are taken from the front, but one before this one may have failed meanwhile.
-            let first = blob.missing.drain(..).next().map_or(piece.range.start, |gap| gap.start);
+            let first = blob.missing.drain(..).next();
+            let first = first.map_or(piece.range.start, |gap| gap.range.start);
             piece.range = first.min(piece.range.start)..blob.size;
         }
         alone
     }
 
     /// A piece was received whole, at this rate. Whether the blob is whole by that.
-    pub(super) fn received(&mut self, worker: usize, piece: &Piece, took: Duration) -> bool {
+    pub(super) fn received(
+        &mut self,
+        worker: usize,
+        piece: &Piece,
+        took: Duration,
+        now: Instant,
+    ) -> bool {
         self.release(worker, piece);
         let size = piece.range.end - piece.range.start;
-        if size >= PIECE_SIZE_MIN {
+        self.watch.finished(size, took, now);
+        if size >= self.pieces.least {
             let rate = crate::report::format::per_second(size, took);
             self.rate = Some(self.rate.map_or(rate, |known| u64::midpoint(known, rate)));
         }
         let Some(blob) = self.blobs.get_mut(piece.blob) else { return false };
         blob.attempts.progressed(size);
+        blob.arrived += size;
         blob.in_flight -= 1;
         blob.received = blob.in_flight == 0 && blob.missing.is_empty();
         blob.received
@@ -324,21 +465,30 @@ impl Board {
         worker: usize,
         piece: &Piece,
         left: Vec<Range<u64>>,
-        failure: Failure,
+        mut failure: Failure,
         jitter: f64,
         now: Instant,
     ) -> Verdict {
         self.release(worker, piece);
+        let underway = self.watch.received(piece.blob);
         let Some(blob) = self.blobs.get_mut(piece.blob) else { return Verdict::GiveUp };
         blob.in_flight -= 1;
-        blob.missing.extend(left.into_iter().filter(|range| !range.is_empty()));
-        blob.missing.make_contiguous().sort_by_key(|range| range.start);
+        blob.arrived += failure.received;
+        let past = match is_slowness(failure.class) {
+            true => Past { afresh: true, avoid: piece.peer, ..piece.past },
+            false => Past { replaced: piece.past.replaced, ..Past::default() },
+        };
+        blob.put_back(left, past);
         if matches!(failure.class, Class::Range | Class::Framing | Class::Size) {
             blob.ranges = Ranges::Useless;
         }
         let verdict = match piece.failures == blob.failures {
             true => {
                 blob.failures += 1;
+                // What other pieces of the blob received meanwhile is progress as well.
+                let arrived = blob.arrived + underway;
+                failure.received = arrived.saturating_sub(blob.arrived_before);
+                blob.arrived_before = arrived;
                 blob.attempts.after(failure, jitter)
             }
             false => blob.attempts.beside(failure, jitter),
@@ -352,6 +502,29 @@ impl Board {
         verdict
     }
 
+    /// A piece's connection is given up because others are faster; `left` is what of it was not
+    /// received.
+    pub(super) fn replaced(&mut self, worker: usize, piece: &Piece, left: Vec<Range<u64>>) {
+        self.release(worker, piece);
+        let Some(blob) = self.blobs.get_mut(piece.blob) else { return };
+        blob.in_flight -= 1;
+        let size = piece.range.end - piece.range.start;
+        let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
+        blob.arrived += size.saturating_sub(missing);
+        let replaced = piece.past.replaced + 1;
+        blob.put_back(left, Past { afresh: true, avoid: piece.peer, replaced });
+    }
+
+    /// Until when the registry asks for silence.
+    pub(super) fn silent_until(&self, now: Instant) -> Option<Instant> {
+        self.gate.filter(|until| now < *until)
+    }
+
+    /// Whether pieces of a blob are under way.
+    pub(super) fn is_underway(&self, blob: usize) -> bool {
+        self.blobs.get(blob).is_some_and(|blob| blob.in_flight > 0)
+    }
+
     /// All of a blob's bytes were received, and are not what they should be: from the first byte
     /// again, in one stream, if that was not tried already.
     pub(super) fn rejected(&mut self, blob: usize, failure: Failure, now: Instant) -> Verdict {
@@ -359,11 +532,50 @@ impl Board {
         let verdict = blob.attempts.after(failure, 0.0);
         if let Verdict::Again { pause } = verdict {
             blob.not_before = now.checked_add(pause);
-            blob.missing = VecDeque::from([0..blob.size]);
+            blob.missing = VecDeque::from([Gap::new(0..blob.size)]);
             blob.ranges = Ranges::OneStream;
             blob.received = false;
         }
         verdict
+    }
+
+    /// The first piece of a blob is not fetched: it is up to [`resume`](Board::resume) what is.
+    pub(super) fn put_back(&mut self, worker: usize, piece: &Piece) {
+        self.release(worker, piece);
+        if let Some(blob) = self.blobs.get_mut(piece.blob) {
+            blob.in_flight -= 1;
+            // Until then nothing of it is given out.
+            blob.missing.clear();
+        }
+    }
+
+    /// The same; and until then it is no blob under way.
+    pub(super) fn hold(&mut self, worker: usize, piece: &Piece) {
+        self.put_back(worker, piece);
+        if let Some(blob) = self.blobs.get_mut(piece.blob) {
+            blob.started = false;
+            blob.held = true;
+        }
+    }
+
+    /// This is what is missing of a blob that was put back or held. Whether the blob is whole by
+    /// that.
+    pub(super) fn resume(&mut self, blob: usize, missing: Vec<Range<u64>>) -> bool {
+        let Some(blob) = self.blobs.get_mut(blob) else { return false };
+        blob.held = false;
+        blob.missing = missing.into_iter().map(Gap::new).collect();
+        blob.received = blob.missing.is_empty();
+        blob.received
+    }
+
+    /// What an earlier process has left of a blob was not what it should be: all of it is missing.
+    pub(super) fn begins_anew(&mut self, blob: usize) -> Verdict {
+        if let Some(blob) = self.blobs.get_mut(blob) {
+            blob.missing = VecDeque::from([Gap::new(0..blob.size)]);
+            blob.ranges = Ranges::Unknown;
+            blob.received = false;
+        }
+        Verdict::Again { pause: Duration::ZERO }
     }
 
     /// When there may be something to do that there is not now.
@@ -380,6 +592,7 @@ impl Board {
 
     fn release(&mut self, worker: usize, piece: &Piece) {
         self.flowing -= usize::from(piece.flows);
+        self.watch.end(piece.number);
         if let Some(Some(busy)) = self.busy.get_mut(worker) {
             *busy = busy.saturating_sub(1);
         }
@@ -393,11 +606,14 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::PIECE_FIRST;
 
     const MIB: u64 = 1 << 20;
 
+    const POLICY: Policy = Policy { retries: 4, max_wait: Duration::from_secs(60) };
+
     fn board(sizes: &[u64], target: usize) -> Board {
-        let mut board = Board::new(sizes.iter().copied(), 4, 6, 1);
+        let mut board = Board::new(sizes.iter().copied(), POLICY, 6, 1);
         board.set_target(target);
         board
     }
@@ -414,7 +630,7 @@ mod tests {
         assert_eq!((first.range.clone(), first.form), (0..3 * MIB, Form::Whole));
         assert_eq!(board.take(0, now).unwrap().range, 0..5);
         assert_eq!(board.take(0, now), None, "two connections are wanted");
-        assert!(board.received(0, &first, Duration::from_secs(1)));
+        assert!(board.received(0, &first, Duration::from_secs(1), now));
         let empty = board.take(0, now).unwrap();
         assert_eq!(empty.range, 0..0);
     }
@@ -426,7 +642,7 @@ mod tests {
             let pieces: Vec<Piece> = std::iter::from_fn(|| board.take(0, now)).collect();
             assert_eq!(pieces.len(), 6);
             for piece in &pieces {
-                assert!(board.received(0, piece, Duration::from_millis(1)));
+                assert!(board.received(0, piece, Duration::from_millis(1), now));
             }
         }
         assert!(board.take(0, now).is_none(), "twelve files are open");
@@ -464,7 +680,7 @@ mod tests {
                 waiting.push_back(piece);
             }
             let piece = waiting.pop_front().unwrap();
-            whole = board.received(0, &piece, Duration::from_millis(100));
+            whole = board.received(0, &piece, Duration::from_millis(100), now);
         }
         assert_eq!(covered, 777 * MIB + 13);
         assert!(!board.is_done(), "it may yet be wrong");
@@ -478,7 +694,7 @@ mod tests {
         let mut board = board(&[100 * MIB], 1);
         let piece = board.take(0, now).unwrap();
         let left = vec![5..piece.range.end];
-        let verdict = board.failed(0, &piece, left, failure(Class::RecvTimeout, 5), 1.0, now);
+        let verdict = board.failed(0, &piece, left, failure(Class::Truncated, 5), 1.0, now);
         let Verdict::Again { pause } = verdict else { panic!("{verdict:?}") };
         assert_eq!(board.take(0, now), None);
         assert_eq!(board.wakes_at(now), Some(now + pause));
@@ -498,10 +714,24 @@ mod tests {
         board.failed(0, &second, left, range, 1.0, now);
         let later = now + Duration::from_secs(60);
         assert_eq!(board.take(0, later), None, "the first is still under way");
-        assert!(!board.received(0, &first, Duration::from_secs(1)));
+        assert!(!board.received(0, &first, Duration::from_secs(1), now));
         let stream = board.take(0, later).unwrap();
         assert_eq!((stream.range, stream.form), (first.range.end..100 * MIB, Form::Whole));
         assert_eq!(board.take(0, later), None);
+    }
+
+    #[test]
+    fn a_large_blob_is_shared_only_where_that_is_wanted() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 3);
+        board.spread(false);
+        let first = board.take(0, now).unwrap();
+        board.ranges_are_honoured(0);
+        assert_eq!(board.take(0, now), None);
+        board.received(0, &first, Duration::from_secs(1), now);
+        assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
+        board.spread(true);
+        assert!(board.take(0, now).is_some());
     }
 
     #[test]
@@ -512,7 +742,7 @@ mod tests {
         assert!(board.widen_to_the_whole(&mut piece));
         assert_eq!(piece.range, 0..100 * MIB);
         assert_eq!(board.take(0, now), None);
-        assert!(board.received(0, &piece, Duration::from_secs(1)));
+        assert!(board.received(0, &piece, Duration::from_secs(1), now));
     }
 
     /// A board with one blob of 100 MiB, of which so many pieces are under way.
@@ -534,7 +764,7 @@ mod tests {
         board.failed(0, &pieces[0], left, failure(Class::Truncated, 5), 1.0, now);
         assert!(board.widen_to_the_whole(&mut pieces[1]));
         assert_eq!(pieces[1].range, 5..100 * MIB);
-        assert!(board.received(0, &pieces[1], Duration::from_secs(1)));
+        assert!(board.received(0, &pieces[1], Duration::from_secs(1), now));
     }
 
     #[test]
@@ -573,7 +803,7 @@ mod tests {
             let left = vec![piece.range.clone()];
             let verdict = board.failed(0, &piece, left, failure(Class::Connect, 0), 1.0, now);
             assert_eq!(verdict, Verdict::Again { pause: Duration::from_millis(500) });
-            board.received(0, &pieces.pop().unwrap(), Duration::from_secs(1));
+            board.received(0, &pieces.pop().unwrap(), Duration::from_secs(1), now);
             now += Duration::from_secs(1);
             pieces.extend(std::iter::from_fn(|| board.take(0, now)));
         }
@@ -585,13 +815,70 @@ mod tests {
         let mut board = board(&[100 * MIB], 3);
         let mut piece = board.take(0, now).unwrap();
         board.widen_to_the_whole(&mut piece);
-        assert!(board.received(0, &piece, Duration::from_secs(1)));
+        assert!(board.received(0, &piece, Duration::from_secs(1), now));
         let digest = failure(Class::Digest, 0);
         assert!(matches!(board.rejected(0, digest, now), Verdict::Again { .. }));
         let again = board.take(0, now + Duration::from_secs(60)).unwrap();
         assert_eq!((again.range.clone(), again.form), (0..100 * MIB, Form::Whole));
-        assert!(board.received(0, &again, Duration::from_secs(1)));
+        assert!(board.received(0, &again, Duration::from_secs(1), now));
         assert_eq!(board.rejected(0, digest, now), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn of_a_blob_that_is_gone_on_with_only_the_gaps_are_given_out() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB, 5], 3);
+        let piece = board.take(0, now).unwrap();
+        board.put_back(0, &piece);
+        assert!(!board.resume(0, vec![10 * MIB..12 * MIB, 99 * MIB..100 * MIB]));
+        let first = board.take(0, now).unwrap();
+        assert_eq!((first.range.clone(), first.form), (10 * MIB..12 * MIB, Form::Range));
+        board.ranges_are_honoured(0);
+        // The other blob has not started.
+        assert_eq!(board.take(0, now).unwrap().blob, 1);
+        let second = board.take(0, now).unwrap();
+        assert_eq!(second.range, 99 * MIB..100 * MIB);
+        assert!(!board.received(0, &first, Duration::from_secs(1), now));
+        assert!(board.received(0, &second, Duration::from_secs(1), now));
+    }
+
+    #[test]
+    fn a_blob_of_which_nothing_is_missing_is_whole() {
+        let mut board = board(&[100 * MIB], 1);
+        let piece = board.take(0, Instant::now()).unwrap();
+        board.put_back(0, &piece);
+        assert!(board.resume(0, Vec::new()));
+        assert!(!board.is_done(), "it may yet be wrong");
+    }
+
+    #[test]
+    fn a_blob_that_another_process_fetches_takes_no_connection_and_no_turn() {
+        let now = Instant::now();
+        let mut board = Board::new([9, 8, 7], POLICY, 1, 1);
+        board.set_target(1);
+        let piece = board.take(0, now).unwrap();
+        board.hold(0, &piece);
+        let next = board.take(0, now).unwrap();
+        assert_eq!(next.blob, 1, "one at a time, and not that one");
+        assert!(board.received(0, &next, Duration::from_secs(1), now));
+        board.stored(1);
+        assert!(!board.resume(0, vec![4..9]));
+        assert_eq!(board.take(0, now).unwrap().range, 4..9);
+    }
+
+    #[test]
+    fn what_was_left_behind_and_is_wrong_is_no_failure() {
+        let now = Instant::now();
+        let mut board = board(&[100 * MIB], 4);
+        let piece = board.take(0, now).unwrap();
+        board.put_back(0, &piece);
+        board.resume(0, Vec::new());
+        let pause = Duration::ZERO;
+        assert_eq!(board.begins_anew(0), Verdict::Again { pause });
+        assert_eq!(board.attempt(0), (1, 5));
+        let again = board.take(0, now).unwrap();
+        assert_eq!(again.range.start, 0);
+        assert_eq!(board.take(0, now), None, "until it has a writer");
     }
 
     #[test]
@@ -609,7 +896,7 @@ mod tests {
     #[test]
     fn the_share_of_a_worker_that_could_not_start_goes_to_the_others() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 3);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 3);
         board.set_target(2);
         assert!(board.retire(0));
         assert!(board.take(0, now).is_none());
@@ -622,7 +909,7 @@ mod tests {
     #[test]
     fn a_worker_gets_no_more_than_it_can_have() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 2);
         board.set_target(4);
         board.bound(0, 1);
         assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
@@ -632,7 +919,7 @@ mod tests {
     #[test]
     fn workers_get_equal_shares() {
         let now = Instant::now();
-        let mut board = Board::new([9, 8, 7, 6], 4, 6, 2);
+        let mut board = Board::new([9, 8, 7, 6], POLICY, 6, 2);
         board.set_target(3);
         assert!(board.take(0, now).is_some() && board.take(0, now).is_some());
         assert!(board.take(0, now).is_none());

@@ -1,10 +1,12 @@
 //! Why a pull failed, in the user's terms.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::replace::Slow;
+use super::retry::Policy;
 use crate::client;
-use crate::error::Class;
+use crate::error::{Class, Retry};
 use crate::image::Digest;
 use crate::image::manifest::{ManifestError, NoPlatform};
 use crate::report::{escape, format};
@@ -28,6 +30,16 @@ struct Details {
     progress: Option<(u64, u64)>,
     /// The number of the attempt, and of the last one allowed.
     attempt: Option<(u32, u32)>,
+    /// The registry asks for more time than it is given.
+    patience: Option<Patience>,
+}
+
+/// How long a registry wants to be left alone, and how long it may.
+#[derive(Debug)]
+struct Patience {
+    /// Absent for a time that has no date.
+    until: Option<SystemTime>,
+    most: Duration,
 }
 
 /// An object of a registry.
@@ -62,6 +74,9 @@ pub(super) enum Cause {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
+    /// A connection brings next to nothing.
+    #[error("{0}")]
+    TooSlow(Slow),
     /// The bytes of a document have another digest than the one asked for.
     #[error("its bytes have the digest {got}")]
     Digest { got: Digest },
@@ -94,7 +109,13 @@ impl Error {
     /// A failure that concerns no object.
     pub(super) fn new(cause: impl Into<Cause>) -> Error {
         let cause = cause.into();
-        Error(Box::new(Details { subject: None, cause, progress: None, attempt: None }))
+        Error(Box::new(Details {
+            subject: None,
+            cause,
+            progress: None,
+            attempt: None,
+            patience: None,
+        }))
     }
 
     /// A failure of one object.
@@ -110,9 +131,21 @@ impl Error {
         self
     }
 
-    /// The same, in the attempt with this number of so many.
+    /// The same, in the attempt with this number of so many; what is never tried again has none.
     pub(super) fn in_attempt(mut self, attempt: u32, allowed: u32) -> Error {
-        self.0.attempt = Some((attempt, allowed));
+        self.0.attempt = Some((attempt, allowed)).filter(|_| self.class().retry() != Retry::Never);
+        self
+    }
+
+    /// The same, final; it says so if that is because the registry asks for more time, as of `now`,
+    /// than `policy` gives it.
+    pub(super) fn given_up(mut self, policy: Policy, now: SystemTime) -> Error {
+        let asked = self.retry_after();
+        if let (Some(asked), true) = (asked, policy.is_too_long(asked)) {
+            self.0.attempt = None;
+            let until = now.checked_add(asked);
+            self.0.patience = Some(Patience { until, most: policy.max_wait });
+        }
         self
     }
 
@@ -129,6 +162,7 @@ impl Error {
             Cause::Store(error) => error.class(),
             Cause::Probe(_) | Cause::System { .. } => Class::System,
             Cause::Tls(_) => Class::Usage,
+            Cause::TooSlow(_) => Class::TooSlow,
             Cause::Digest { .. } => Class::Digest,
             Cause::Size { .. } => Class::Size,
             Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,
@@ -169,11 +203,19 @@ impl fmt::Display for Error {
         if let Some((received, size)) = self.0.progress {
             write!(f, " ({})", format::progress_bytes(received, size))?;
         }
-        match self.0.attempt {
-            Some((attempt, allowed)) if allowed > 1 => {
-                write!(f, ", attempt {attempt} of {allowed}")
+        if let Some((attempt, allowed)) = self.0.attempt.filter(|(_, allowed)| *allowed > 1) {
+            write!(f, ", attempt {attempt} of {allowed}")?;
+        }
+        match &self.0.patience {
+            Some(Patience { until: Some(until), most }) => {
+                let (until, most) =
+                    (humantime::format_rfc3339_seconds(*until), format::duration(*most));
+                write!(f, "; that is {until}, and at most {most} are waited for (--max-wait)")
             }
-            _ => Ok(()),
+            Some(Patience { until: None, most }) => {
+                write!(f, "; at most {} are waited for (--max-wait)", format::duration(*most))
+            }
+            None => Ok(()),
         }
     }
 }

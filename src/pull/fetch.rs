@@ -3,13 +3,18 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
 
 use super::board::{Board, Form, Piece};
+use super::claim;
 use super::error::{Cause, Error, Object};
+use super::executor::Executor;
+use super::lane::{Lane, Taken};
+use super::replace::Slow;
 use super::retry::{Failure, Verdict};
 use super::throttle::Throttle;
 use super::tuner::Tuner;
@@ -19,7 +24,9 @@ use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
+use crate::report::format;
 use crate::store::{BlobWriter, StoreError, Written};
+use crate::transport::clock;
 
 /// All that the workers of a pull share.
 pub(super) struct Fetch {
@@ -29,8 +36,9 @@ pub(super) struct Fetch {
     board: Mutex<Board>,
     tuner: Mutex<Tuner>,
     throttle: Option<Throttle>,
-    /// Counts the changes after which there may be something to do for others.
-    changed: watch::Sender<u64>,
+    /// Tells of changes after which there may be something to do for others.
+    changed: Notify,
+    pub(super) executor: Executor,
     /// No thread may begin to hash any more.
     closed: AtomicBool,
 }
@@ -38,9 +46,13 @@ pub(super) struct Fetch {
 /// Where a blob under way is written.
 #[derive(Default)]
 pub(super) struct Slot {
-    writer: Option<Arc<BlobWriter>>,
+    pub(super) writer: Option<Arc<BlobWriter>>,
     /// The thread that hashes it, if that is not done by those who write it.
-    follower: Option<JoinHandle<Result<(), StoreError>>>,
+    pub(super) follower: Option<JoinHandle<Result<(), StoreError>>>,
+    /// The thread that waits for the disk meanwhile.
+    pub(super) sync: Option<JoinHandle<()>>,
+    /// How much of it an earlier process has written, in bytes.
+    pub(super) resumed: u64,
 }
 
 impl Fetch {
@@ -50,8 +62,8 @@ impl Fetch {
         board: Board,
         tuner: Tuner,
         throttle: Option<Throttle>,
+        executor: Executor,
     ) -> Fetch {
-        let (changed, _) = watch::channel(0);
         let (board, tuner) = (Mutex::new(board), Mutex::new(tuner));
         let fetch = Fetch {
             context,
@@ -59,11 +71,16 @@ impl Fetch {
             board,
             tuner,
             throttle,
-            changed,
+            changed: Notify::new(),
+            executor,
             closed: AtomicBool::new(false),
         };
         fetch.board().set_target(fetch.tuner().target());
         fetch
+    }
+
+    pub(super) fn jobs(&self) -> &[Job] {
+        &self.jobs
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
@@ -76,11 +93,12 @@ impl Fetch {
 
     /// Tells all workers to look at the board again.
     pub(super) fn tell(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Ends with the next change after this call, whenever it is awaited first.
+    pub(super) fn change(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Gives threads of their own to the hashing of large blobs, as long as there are fewer blobs
@@ -101,17 +119,17 @@ impl Fetch {
     }
 
     /// Leaves the hashing of a blob to a thread of its own, while bytes of it are still missing.
-    fn follow(&self, job: &Job) {
+    pub(super) fn follow(&self, job: &Job) {
         let mut slot = lock(&job.slot);
         // Looked at under the slot's lock: whoever closes comes to this slot before or after.
         if self.closed.load(Ordering::Relaxed) {
             return;
         }
-        if let Slot { writer: Some(writer), follower: None } = &*slot
+        if let Slot { writer: Some(writer), follower: None, .. } = &*slot
             && writer.written() < job.descriptor.size
         {
             let writer = Arc::clone(writer);
-            slot.follower = Some(tokio::task::spawn_blocking(move || writer.follow()));
+            slot.follower = self.executor.beside(move || writer.follow());
         }
     }
 
@@ -126,7 +144,7 @@ impl Fetch {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of these is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -142,25 +160,32 @@ pub(super) async fn piece(
     mut piece: Piece,
 ) -> Result<(), Error> {
     let Some(job) = fetch.jobs.get(piece.blob) else { return Ok(()) };
-    let start = Instant::now();
-    let outcome = match writer_of(fetch, job) {
-        Ok(writer) => {
+    let start = clock::now();
+    let outcome = match claim::writer_of(fetch, worker, job, &piece).await {
+        Ok(claimed) => {
+            let Some(writer) = claimed? else { return Ok(()) };
             let outcome = attempt(client, fetch, job, &writer, &mut piece).await;
-            outcome.map_err(|cause| (cause, gaps(&writer, &piece.range)))
+            outcome.map_err(|cause| (cause, claim::gaps(&writer, &piece.range)))
         }
-        Err(error) => Err((error.into(), vec![piece.range.clone()])),
+        Err(cause) => Err((cause, vec![piece.range.clone()])),
+    };
+    let received = |piece: &Piece| {
+        let now = clock::now();
+        fetch.board().received(worker, piece, now.saturating_duration_since(start), now)
     };
     let whole = match outcome {
-        Ok(()) => fetch.board().received(worker, &piece, start.elapsed()),
+        Ok(()) => received(&piece),
         // An answer that ended badly, but after its last byte: the digest will tell.
-        Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => {
-            fetch.board().received(worker, &piece, start.elapsed())
-        }
+        Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => received(&piece),
         Err((cause, left)) if left.is_empty() => {
             // More than there should be: none of it is trusted.
-            let whole = fetch.board().received(worker, &piece, start.elapsed());
+            let whole = received(&piece);
             fetch.tell();
             return if whole { reject(fetch, job, piece.blob, cause) } else { Ok(()) };
+        }
+        Err((Cause::TooSlow(slow @ Slow::Outpaced { .. }), left)) => {
+            replaced(fetch, worker, job, &piece, slow, left);
+            false
         }
         Err((cause, left)) => {
             failed(fetch, worker, job, &piece, cause, left)?;
@@ -173,29 +198,10 @@ pub(super) async fn piece(
 
 /// Whether an answer failed by ending, rather than by what it said.
 fn is_cut_off(cause: &Cause) -> bool {
-    matches!(cause, Cause::Client(error) if error.class().retry() == Retry::Again)
-}
-
-/// The writer of a blob; made for its first piece, when no other can be under way.
-fn writer_of(fetch: &Fetch, job: &Job) -> Result<Arc<BlobWriter>, StoreError> {
-    let mut slot = lock(&job.slot);
-    if let Some(writer) = &slot.writer {
-        return Ok(Arc::clone(writer));
+    match cause {
+        Cause::Client(error) => error.class().retry() == Retry::Again,
+        cause => matches!(cause, Cause::TooSlow(_)),
     }
-    let writer = Arc::new(fetch.context.store.begin(&job.descriptor)?);
-    slot.writer = Some(Arc::clone(&writer));
-    Ok(writer)
-}
-
-/// What of a range is not written.
-fn gaps(writer: &BlobWriter, range: &Range<u64>) -> Vec<Range<u64>> {
-    let mut gaps = Vec::new();
-    let mut from = range.start;
-    while let Some(gap) = writer.first_missing(from..range.end) {
-        from = gap.end;
-        gaps.push(gap);
-    }
-    gaps
 }
 
 /// Asks for a piece and writes it down.
@@ -214,7 +220,11 @@ async fn attempt(
     let asked = (piece.form == Form::Range).then_some(range);
     let request = request::blob(url, asked);
     let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
-    let answer = client.ask(question).await?;
+    let answer = match piece.past.afresh {
+        true => client.afresh(piece.past.avoid).ask(question).await?,
+        false => client.ask(question).await?,
+    };
+    piece.peer = Some(answer.peer.ip());
     fetch.board().flows(piece);
     answer.head.check_content_encoding().map_err(client::Error::from)?;
     let size = job.descriptor.size;
@@ -236,11 +246,23 @@ async fn attempt(
         Some(length) if length != sent.end - sent.start => {
             Err(Cause::Size { expected: size, sent: length })
         }
-        _ => receive(answer, fetch, job, writer, sent, &piece.range).await,
+        _ => {
+            let lane = fetch.board().receives(piece, sent.clone(), clock::now());
+            let outcome = tokio::select! {
+                biased;
+                outcome = receive(answer, fetch, job, writer, sent, &piece.range, &lane) => outcome,
+                // The connection is closed with what is dropped here: all it brought is written.
+                slow = lane.replaced() => Err(Cause::TooSlow(slow)),
+            };
+            // What was given to another connection is none of this piece any more.
+            piece.range.end = piece.range.end.min(lane.close()).max(piece.range.start);
+            outcome
+        }
     }
 }
 
-/// Receives a body that holds the bytes `sent` of the blob, and writes those that are `wanted`.
+/// Receives a body that holds the bytes `sent` of the blob, and writes those that are `wanted`, as
+/// far as its lane goes.
 async fn receive(
     mut answer: Answer,
     fetch: &Fetch,
@@ -248,8 +270,10 @@ async fn receive(
     writer: &BlobWriter,
     sent: Range<u64>,
     wanted: &Range<u64>,
+    lane: &Lane,
 ) -> Result<(), Cause> {
     let mut at = sent.start;
+    answer.body.starts_at(at);
     loop {
         let bytes = match answer.body.next().await {
             Ok(Some(bytes)) => bytes,
@@ -264,10 +288,12 @@ async fn receive(
         if bytes.len() as u64 > sent.end - at {
             return Err(Cause::Size { expected: job.descriptor.size, sent: at + count as u64 });
         }
+        let Taken { used, enough } = lane.take(count);
         // Of a whole blob in place of a range, what is there already is of no use.
-        let known = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(count).min(count);
-        if known < count {
-            let Written { new, behind } = writer.write_at(at + known as u64, &bytes[known..])?;
+        let known = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(count).min(used);
+        if known < used {
+            let Written { new, behind } =
+                writer.write_at(at + known as u64, &bytes[known..used])?;
             job.progress.add(new);
             fetch.context.wasted.fetch_add(count as u64 - new, Ordering::Relaxed);
             if behind > HASH_BEHIND_MAX {
@@ -277,12 +303,41 @@ async fn receive(
             fetch.context.wasted.fetch_add(count as u64, Ordering::Relaxed);
         }
         at += count as u64;
+        if enough {
+            return Ok(());
+        }
         if let Some(throttle) = &fetch.throttle
-            && let Some(until) = throttle.took(count, Instant::now())
+            && let Some((until, pause)) = throttled(throttle, count)
         {
+            lane.hold(pause);
             tokio::time::sleep_until(until.into()).await;
         }
     }
+}
+
+/// Until when, and for how long, nothing more is to be received.
+fn throttled(throttle: &Throttle, count: usize) -> Option<(Instant, Duration)> {
+    let now = clock::now();
+    let until = throttle.took(count, now)?;
+    Some((until, until.saturating_duration_since(now)))
+}
+
+/// Puts what is left of a piece back, to be asked for over another connection.
+fn replaced(
+    fetch: &Fetch,
+    worker: usize,
+    job: &Job,
+    piece: &Piece,
+    slow: Slow,
+    left: Vec<Range<u64>>,
+) {
+    let from = left.first().map_or(piece.range.end, |range| range.start);
+    fetch.board().replaced(worker, piece, left);
+    let context = &*fetch.context;
+    context.stalls.fetch_add(1, Ordering::Relaxed);
+    let subject = context.subject(Object::Blob(job.descriptor.digest));
+    let error = Error::about(&subject, Cause::TooSlow(slow));
+    context.reporter.note(&format!("{error}; again from byte {from}, over a new connection"));
 }
 
 /// Puts what is left of a piece back, and decides whether the pull goes on.
@@ -302,26 +357,32 @@ fn failed(
     let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
     let received = (piece.range.end - piece.range.start).saturating_sub(missing);
     let failure = Failure { class, retry_after: error.retry_after(), received };
-    let now = Instant::now();
+    let now = clock::now();
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
+    let idle = !board.is_underway(piece.blob);
+    let silence = board.silent_until(now);
     if matches!(class, Class::RateLimited | Class::Http5xx | Class::Truncated | Class::Connect) {
         let mut tuner = fetch.tuner();
         tuner.back_off(now);
         board.set_target(tuner.target());
     }
     drop(board);
-    if class == Class::RecvTimeout {
+    if matches!(class, Class::RecvTimeout | Class::TooSlow) {
         context.stalls.fetch_add(1, Ordering::Relaxed);
     }
-    go_on(context, job, error, verdict, (attempt, allowed))
+    if let Some(until) = silence {
+        context.keep_silence(until, now);
+        job.progress.silent(until);
+    }
+    go_on(context, job, error, verdict, idle.then_some((attempt, allowed)))
 }
 
 /// Verifies and publishes a blob of which every byte was received, on another thread: waiting for
 /// the disk must not keep the other connections of this one waiting.
-async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
+pub(super) async fn finish(fetch: &Fetch, job: &Job, blob: usize) -> Result<(), Error> {
     job.progress.verifying();
-    match commit(job).await {
+    match commit(&fetch.executor, job).await {
         Ok(()) => {
             job.progress.complete();
             fetch.board().stored(blob);
@@ -338,49 +399,68 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     let mut board = fetch.board();
     let (attempt, allowed) = board.attempt(blob);
     let error = described(context, job, cause, attempt, allowed);
-    let failure = Failure { class: error.class(), retry_after: None, received: 0 };
-    let verdict = board.rejected(blob, failure, Instant::now());
+    let class = error.class();
+    let failure = Failure { class, retry_after: None, received: 0 };
+    let Slot { writer, resumed, .. } = std::mem::take(&mut *lock(&job.slot));
+    // What an earlier process has left may be to blame, and then the registry is not.
+    let verdict = match resumed > 0 && class == Class::Digest {
+        true => board.begins_anew(blob),
+        false => board.rejected(blob, failure, clock::now()),
+    };
     let (attempt, _) = board.attempt(blob);
     drop(board);
-    if let Some(writer) = std::mem::take(&mut *lock(&job.slot)).writer {
-        // Its file goes with the last who has it: a thread that hashes ends now.
-        writer.close();
+    if let Some(writer) = writer {
+        // Whoever still hashes it ends now.
+        writer.discard();
     }
     if matches!(verdict, Verdict::Again { .. }) {
-        context.wasted.fetch_add(job.descriptor.size, Ordering::Relaxed);
+        let received = job.descriptor.size.saturating_sub(resumed);
+        context.wasted.fetch_add(received, Ordering::Relaxed);
         job.progress.set(0);
     }
-    let outcome = go_on(context, job, error, verdict, (attempt, allowed));
+    let outcome = go_on(context, job, error, verdict, Some((attempt, allowed)));
     fetch.tell();
     outcome
 }
 
-async fn commit(job: &Job) -> Result<(), Cause> {
+async fn commit(executor: &Executor, job: &Job) -> Result<(), Cause> {
     let died = |error: tokio::task::JoinError| {
         let source = std::io::Error::other(error);
         Cause::System { what: "a thread that works on the disk died", source }
     };
     // Hashing may be far behind. Until it is done the writer stays where the end of the pull finds
     // it, and can end that.
-    let follower = lock(&job.slot).follower.take();
+    let (follower, sync) = {
+        let mut slot = lock(&job.slot);
+        (slot.follower.take(), slot.sync.take())
+    };
+    if let Some(sync) = sync {
+        sync.await.map_err(died)?;
+    }
     if let Some(follower) = follower {
         // It ends by itself once all is hashed.
         follower.await.map_err(died)??;
     }
     let behind = lock(&job.slot).writer.clone().filter(|w| w.hashed() < job.descriptor.size);
     if let Some(writer) = behind {
-        tokio::task::spawn_blocking(move || writer.catch_up()).await.map_err(died)??;
+        executor.block(move || writer.catch_up()).await.map_err(died)??;
     }
     let writer = lock(&job.slot).writer.take();
     let Some(writer) = writer.and_then(Arc::into_inner) else {
         let source = std::io::Error::other("somebody else is still writing it");
         return Err(Cause::System { what: "a blob cannot be verified", source });
     };
-    Ok(tokio::task::spawn_blocking(move || writer.commit()).await.map_err(died)??)
+    Ok(executor.block(move || writer.commit()).await.map_err(died)??)
 }
 
 /// A failure of a blob, with how far it got.
-fn described(context: &Context, job: &Job, cause: Cause, attempt: u32, allowed: u32) -> Error {
+pub(super) fn described(
+    context: &Context,
+    job: &Job,
+    cause: Cause,
+    attempt: u32,
+    allowed: u32,
+) -> Error {
     let size = job.descriptor.size;
     let written = lock(&job.slot).writer.as_ref().map_or(size, |writer| writer.written());
     Error::about(&context.subject(Object::Blob(job.descriptor.digest)), cause)
@@ -388,22 +468,30 @@ fn described(context: &Context, job: &Job, cause: Cause, attempt: u32, allowed: 
         .in_attempt(attempt, allowed)
 }
 
-/// Says that there is another attempt, or ends the pull.
+/// Says that there is another attempt, or ends the pull. `attempt`: the number of the one to come and
+/// of the last one, if nothing of the blob is under way until then.
 fn go_on(
     context: &Context,
     job: &Job,
     error: Error,
     verdict: Verdict,
-    (attempt, allowed): (u32, u32),
+    attempt: Option<(u32, u32)>,
 ) -> Result<(), Error> {
     match verdict {
         Verdict::GiveUp => {
+            if let Class::Size | Class::Digest = error.class()
+                && let Some(writer) = &lock(&job.slot).writer
+            {
+                writer.discard();
+            }
             job.progress.failed();
-            Err(error)
+            Err(error.given_up(context.policy, SystemTime::now()))
         }
         Verdict::Again { pause } => {
             context.retried(&error, pause);
-            job.progress.retrying(attempt, allowed, pause, &error.brief());
+            if let Some((attempt, allowed)) = attempt {
+                job.progress.retrying(attempt, allowed, pause, &error.brief());
+            }
             Ok(())
         }
     }
@@ -413,7 +501,18 @@ impl Context {
     /// Counts a retry, and tells the curious.
     pub(super) fn retried(&self, error: &Error, pause: Duration) {
         self.retries_done.fetch_add(1, Ordering::Relaxed);
-        let pause = crate::report::format::duration(pause);
-        self.reporter.note(&format!("{error}; again in {pause}"));
+        let again = match pause {
+            Duration::ZERO => "at once".to_owned(),
+            pause => format!("in {}", format::duration(pause)),
+        };
+        self.reporter.note(&format!("{error}; again {again}"));
+    }
+
+    /// The registry asked not to be asked anything before `until`: whoever is about to waits.
+    pub(super) fn keep_silence(&self, until: Instant, now: Instant) {
+        if self.session.keep_silence(until) {
+            let left = format::countdown(until.saturating_duration_since(now));
+            self.reporter.status(&format!("{} asks for silence: {left} left", self.registry));
+        }
     }
 }

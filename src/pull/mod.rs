@@ -5,17 +5,22 @@
 //!   plan       which blobs the store does not have, each digest once
 //!   workers    a thread per core, an engine each
 //!     board    which piece of which blob is fetched next; retry: whether and when again
+//!     claim    who writes a blob, and what of it is here already
+//!     replace  which connections are too slow to be kept; lane: what each one is to fetch
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
 //!   register   manifests are written, then the name: only now is the image visible
 //! ```
 //!
-//! Journals of partial blobs have their place in the store's writer, stalled ranges that are replaced
-//! on the board, mirrors in the endpoint.
+//! Mirrors have their place in the endpoint.
 
 mod board;
+mod claim;
 mod error;
+mod executor;
 mod fetch;
+mod lane;
+mod replace;
 mod resolve;
 mod retry;
 mod throttle;
@@ -25,14 +30,16 @@ mod workers;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 pub use error::Error;
 use error::{Cause, Object, Subject};
+use executor::Executor;
 use resolve::Resolved;
+use retry::Policy;
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
@@ -40,9 +47,9 @@ use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
 use crate::store::{self, Destination, Presence, Registered, Store, Swept};
-use crate::transport::Engine;
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
+use crate::transport::{Connector, Engine, clock};
 
 /// Sockets that the thread which resolves references may have at once: one, and one that a redirect
 /// leads to, and those that are about to be closed.
@@ -65,6 +72,8 @@ pub struct Pulled {
 struct Job {
     descriptor: Descriptor,
     progress: BlobProgress,
+    /// Whether the store has a damaged one in its place.
+    replaces: bool,
     slot: Mutex<fetch::Slot>,
 }
 
@@ -76,7 +85,9 @@ struct Context {
     registry: String,
     repository: String,
     store: Store,
-    retries: u32,
+    policy: Policy,
+    /// How long another process may write nothing of a blob before it is not waited for any more.
+    held_silence_max: Duration,
     reporter: Reporter,
     retries_done: AtomicU64,
     stalls: AtomicU64,
@@ -88,7 +99,8 @@ struct Context {
 /// SIGINT and SIGTERM end it in order, a second one at once.
 ///
 /// # Errors
-/// See [`Error`]; the store is then as it was, but for blobs that were complete.
+/// See [`Error`]; the store is then as it was, but for blobs that were complete, and what is kept of
+/// others for the next pull to go on with.
 pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     let choice = probe::choose(config.network.engine).map_err(Error::new)?;
     reporter.note(&format!("engine: {choice}"));
@@ -97,9 +109,25 @@ pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     engine.run(async {
         let (stop, stopped) = watch::channel(None);
         watch_signals(stop)?;
-        let client = |session| Client::new(engine.connector(), session);
-        pull_until(config, reporter, choice, client, stopped).await
+        let executor = Executor::Threads(choice.engine);
+        pull_until(config, reporter, choice, &engine, executor, stopped).await
     })
+}
+
+/// Pulls an image inside of an engine's [`run`](Engine::run), with all the work on its thread, until
+/// `stop` has the number of a signal.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn pull_on(
+    engine: &Engine,
+    config: &PullConfig,
+    reporter: &Reporter,
+    stop: watch::Receiver<Option<i32>>,
+) -> Result<Pulled, Error> {
+    let choice = Choice { engine: engine.kind(), why: "given".into() };
+    let executor = Executor::Local;
+    pull_until(config, reporter, choice, engine, executor, stop).await
 }
 
 /// Tells `stop` of the first signal to end; ends the process on the second.
@@ -127,19 +155,21 @@ fn watch_signals(stop: watch::Sender<Option<i32>>) -> Result<(), Error> {
 async fn pull_until(
     config: &PullConfig,
     reporter: &Reporter,
-    engine: Choice,
-    client: impl FnOnce(Arc<Session>) -> Client,
+    choice: Choice,
+    engine: &Engine,
+    executor: Executor,
     mut stop: watch::Receiver<Option<i32>>,
 ) -> Result<Pulled, Error> {
-    let start = Instant::now();
+    let start = clock::now();
     let context = Arc::new(Context::new(config, reporter)?);
-    let client = client(Arc::clone(&context.session));
+    let client = Client::new(engine.connector(), Arc::clone(&context.session));
     let name = config.name();
     let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
     reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
 
     let resolving = resolve::resolve(&client, &context, &config.reference, &config.platforms);
     let resolved = tokio::select! {
+        biased;
         resolved = resolving => resolved?,
         Ok(signal) = stop.wait_for(Option::is_some) => {
             return Err(Error::new(Cause::Interrupted(signal.unwrap_or_default())));
@@ -147,13 +177,17 @@ async fn pull_until(
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
     drop(client);
-    let fetched = fetch_missing(&context, &resolved, config, &engine, &mut stop).await?;
+    // What is found now must still be there when it is named.
+    let _held = context.store.hold_blobs().map_err(Error::new)?;
+    let connector = engine.connector();
+    let fetched =
+        fetch_missing(&context, &resolved, config, executor, &connector, &mut stop).await?;
     let registered = register(&context, &resolved, &name)?;
 
     let downloaded = fetched || !matches!(registered, Registered::Unchanged);
     let summary = context.summary(start);
     reporter.summary(&summary);
-    Ok(Pulled { digest: resolved.digest, downloaded, engine, summary })
+    Ok(Pulled { digest: resolved.digest, downloaded, engine: choice, summary })
 }
 
 /// Fetches what the store does not have; whether there was anything.
@@ -161,7 +195,8 @@ async fn fetch_missing(
     context: &Arc<Context>,
     resolved: &Resolved,
     config: &PullConfig,
-    engine: &Choice,
+    executor: Executor,
+    connector: &Connector,
     stop: &mut watch::Receiver<Option<i32>>,
 ) -> Result<bool, Error> {
     let mut seen = HashSet::new();
@@ -171,25 +206,31 @@ async fn fetch_missing(
     let progress = context.reporter.pull(shown);
     let mut jobs = Vec::new();
     for (&descriptor, progress) in blobs.iter().zip(progress.blobs()) {
-        match context.store.check(descriptor).map_err(Error::new)? {
+        let replaces = match context.store.check(descriptor).map_err(Error::new)? {
             Presence::Present => {
                 progress.exists();
                 continue;
             }
-            Presence::Missing => {}
-            Presence::Damaged(damage) => context.reporter.warn(&format!(
-                "blob {} in {} is damaged ({damage}); it is fetched again",
-                descriptor.digest,
-                context.store.path().display()
-            )),
-        }
+            Presence::Missing => false,
+            Presence::Damaged(damage) => {
+                context.reporter.warn(&format!(
+                    "blob {} in {} is damaged ({damage}); it is fetched again",
+                    descriptor.digest,
+                    context.store.path().display()
+                ));
+                true
+            }
+        };
         let (descriptor, progress) = (descriptor.clone(), progress.clone());
-        jobs.push(Job { descriptor, progress, slot: Mutex::default() });
+        jobs.push(Job { descriptor, progress, replaces, slot: Mutex::default() });
     }
     if jobs.is_empty() {
         return Ok(false);
     }
-    workers::fetch_all(Arc::clone(context), engine.engine, jobs, &config.network, stop).await?;
+    let missing = jobs.iter().map(|job| &job.descriptor);
+    context.store.expect_room_for(missing).map_err(Error::new)?;
+    let network = &config.network;
+    workers::fetch_all(Arc::clone(context), executor, connector, jobs, network, stop).await?;
     Ok(true)
 }
 
@@ -223,7 +264,9 @@ impl Context {
             registry: config.reference.registry().to_owned(),
             repository: config.reference.repository().to_owned(),
             store,
-            retries: config.network.retries,
+            policy: Policy { retries: config.network.retries, max_wait: config.network.max_wait },
+            // As long as it may wait for a receive in vain, and then for the next.
+            held_silence_max: config.network.timeouts.recv.saturating_mul(2),
             reporter: reporter.clone(),
             retries_done: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
@@ -238,7 +281,7 @@ impl Context {
     fn summary(&self, start: Instant) -> Summary {
         Summary {
             bytes: self.session.bytes_received(),
-            elapsed: start.elapsed(),
+            elapsed: clock::now().saturating_duration_since(start),
             connections: self.session.connections_opened(),
             retries: self.retries_done.load(Ordering::Relaxed),
             stalls: self.stalls.load(Ordering::Relaxed),

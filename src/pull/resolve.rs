@@ -1,5 +1,7 @@
 //! From a reference to the manifests it means, and the blobs they need.
 
+use std::time::{Instant, SystemTime};
+
 use super::Context;
 use super::error::{Cause, Error, Object};
 use super::retry::{Attempts, Failure, Verdict};
@@ -8,8 +10,10 @@ use crate::config::Platforms;
 use crate::http::Method;
 use crate::image::manifest::{Document, EntryKind, Index, Manifest};
 use crate::image::{Algorithm, Descriptor, Digest, MediaType, Reference};
-use crate::limits::{INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX};
+use crate::limits::{INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX, PROGRESS_LINE_INTERVAL};
 use crate::registry::{Asked, answer, request};
+use crate::report::format;
+use crate::transport::clock;
 
 /// What a reference means.
 pub(super) struct Resolved {
@@ -167,7 +171,7 @@ impl Wanted<'_> {
 /// Fetches a manifest or index, with as many attempts as the policy allows.
 async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Result<Fetched, Error> {
     let subject = context.subject(Object::Manifest(wanted.key()));
-    let mut attempts = Attempts::new(context.retries);
+    let mut attempts = Attempts::new(context.policy);
     loop {
         let cause = match fetch_once(client, context, wanted).await {
             Ok(fetched) => return Ok(fetched),
@@ -178,12 +182,31 @@ async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Resul
         let (class, retry_after) = (error.class(), error.retry_after());
         let failure = Failure { class, retry_after, received: 0 };
         match attempts.after(failure, fastrand::f64()) {
-            Verdict::GiveUp => return Err(error),
-            Verdict::Again { pause, .. } => {
+            Verdict::GiveUp => return Err(error.given_up(context.policy, SystemTime::now())),
+            Verdict::Again { pause } => {
                 context.retried(&error, pause);
-                tokio::time::sleep(pause).await;
+                let now = clock::now();
+                let until = now.checked_add(pause).unwrap_or(now);
+                if retry_after.is_some() {
+                    context.keep_silence(until, now);
+                }
+                count_down(context, until, retry_after.is_some()).await;
             }
         }
+    }
+}
+
+/// Waits, and says now and then how long still, if the registry asked for it.
+async fn count_down(context: &Context, until: Instant, asked: bool) {
+    loop {
+        let now = clock::now();
+        let left = until.saturating_duration_since(now);
+        if !asked || left <= PROGRESS_LINE_INTERVAL {
+            return tokio::time::sleep(left).await;
+        }
+        tokio::time::sleep(PROGRESS_LINE_INTERVAL).await;
+        let left = format::countdown(until.saturating_duration_since(clock::now()));
+        context.reporter.status(&format!("{} asks for silence: {left} left", context.registry));
     }
 }
 

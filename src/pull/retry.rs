@@ -3,7 +3,23 @@
 use std::time::Duration;
 
 use crate::error::{Class, Retry};
-use crate::limits::{RETRY_AFTER_MAX, RETRY_PAUSE_FIRST, RETRY_PAUSE_MAX, RETRY_PROGRESS_MIN};
+use crate::limits::{RETRY_PAUSE_FIRST, RETRY_PAUSE_MAX, RETRY_PROGRESS_MIN};
+
+/// How patient a pull is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// Attempts after the first that are allowed in a row without progress.
+    pub(super) retries: u32,
+    /// Longest time that a registry may ask us to wait.
+    pub(super) max_wait: Duration,
+}
+
+impl Policy {
+    /// Whether a registry asks for more time than the user gives it.
+    pub(super) fn is_too_long(self, retry_after: Option<Duration>) -> bool {
+        retry_after.is_some_and(|asked| asked > self.max_wait)
+    }
+}
 
 /// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +46,18 @@ pub(super) struct Failure {
 /// The attempts at one object.
 #[derive(Debug, Clone)]
 pub(super) struct Attempts {
-    /// Attempts after the first that are allowed in a row without progress.
-    retries: u32,
+    policy: Policy,
     /// Attempts that failed since the last progress.
     failed: u32,
-    /// A failure of content or framing was met already.
+    /// A failure of framing or size was met already.
     distrusted: bool,
+    /// The bytes had a wrong digest already.
+    rejected: bool,
 }
 
 impl Attempts {
-    pub(super) fn new(retries: u32) -> Attempts {
-        Attempts { retries, failed: 0, distrusted: false }
+    pub(super) fn new(policy: Policy) -> Attempts {
+        Attempts { policy, failed: 0, distrusted: false, rejected: false }
     }
 
     /// The number of the attempt under way, from 1.
@@ -50,25 +67,35 @@ impl Attempts {
 
     /// The number of the last attempt allowed.
     pub(super) fn allowed(&self) -> u32 {
-        self.retries + 1
+        self.policy.retries + 1
     }
 
     /// What follows from a failure. `jitter` is between 0 and 1.
     ///
     /// The pause before the n-th retry is between a half and the whole of
     /// [`RETRY_PAUSE_FIRST`] · 2ⁿ⁻¹, at most [`RETRY_PAUSE_MAX`]; a server that says `Retry-After`
-    /// is given that, up to [`RETRY_AFTER_MAX`]. An attempt that received
+    /// is given that, up to the policy's longest wait. A connection that was too slow is no reason to wait.
+    /// An attempt that received
     /// [`RETRY_PROGRESS_MIN`] bytes starts the count anew: a link that breaks every minute is slow,
     /// not broken.
     pub(super) fn after(&mut self, failure: Failure, jitter: f64) -> Verdict {
         match failure.class.retry() {
             Retry::Never => return Verdict::GiveUp,
-            Retry::Once if self.distrusted => return Verdict::GiveUp,
-            Retry::Once => self.distrusted = true,
+            Retry::Once => {
+                // What an answer brought before it was found out is kept, as most of it is good, and
+                // only the digest tells when it was not: that is one failure, met twice.
+                let met = match failure.class {
+                    Class::Digest => &mut self.rejected,
+                    _ => &mut self.distrusted,
+                };
+                if std::mem::replace(met, true) {
+                    return Verdict::GiveUp;
+                }
+            }
             Retry::Again if failure.received >= RETRY_PROGRESS_MIN => self.failed = 0,
             Retry::Again => {}
         }
-        if self.failed >= self.retries {
+        if self.failed >= self.policy.retries {
             return Verdict::GiveUp;
         }
         self.failed += 1;
@@ -92,19 +119,32 @@ impl Attempts {
     }
 
     fn pause(&self, failure: Failure, jitter: f64) -> Verdict {
+        if is_slowness(failure.class) {
+            return Verdict::Again { pause: Duration::ZERO };
+        }
         let doublings = self.failed.saturating_sub(1).min(16);
         let doubled = RETRY_PAUSE_FIRST.saturating_mul(1 << doublings);
         let pause = doubled.min(RETRY_PAUSE_MAX).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
-        match failure.retry_after {
-            Some(asked) if asked > RETRY_AFTER_MAX => Verdict::GiveUp,
-            asked => Verdict::Again { pause: asked.unwrap_or_default().max(pause) },
+        if self.policy.is_too_long(failure.retry_after) {
+            return Verdict::GiveUp;
         }
+        Verdict::Again { pause: failure.retry_after.unwrap_or_default().max(pause) }
     }
+}
+
+/// Whether a failure is that of one connection, which was waited for long enough already: another one
+/// is made at once, and meanwhile nothing else is held back.
+pub(super) fn is_slowness(class: Class) -> bool {
+    matches!(class, Class::RecvTimeout | Class::HeadTimeout | Class::SendTimeout | Class::TooSlow)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn attempts(retries: u32) -> Attempts {
+        Attempts::new(Policy { retries, max_wait: Duration::from_secs(60) })
+    }
 
     fn failure(class: Class) -> Failure {
         Failure { class, retry_after: None, received: 0 }
@@ -116,27 +156,37 @@ mod tests {
 
     #[test]
     fn pauses_grow_until_the_attempts_are_used_up() {
-        let mut attempts = Attempts::new(4);
+        let mut attempts = attempts(4);
         for pause in [500, 1_000, 2_000, 4_000] {
-            assert_eq!(attempts.after(failure(Class::RecvTimeout), 1.0), again(pause));
+            assert_eq!(attempts.after(failure(Class::Truncated), 1.0), again(pause));
         }
         assert_eq!((attempts.current(), attempts.allowed()), (5, 5));
-        assert_eq!(attempts.after(failure(Class::RecvTimeout), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts.after(failure(Class::Truncated), 1.0), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_slow_connection_is_replaced_at_once_but_counts() {
+        for class in [Class::RecvTimeout, Class::HeadTimeout, Class::SendTimeout, Class::TooSlow] {
+            let mut attempts = attempts(2);
+            assert_eq!(attempts.after(failure(class), 1.0), again(0));
+            assert_eq!(attempts.after(failure(class), 1.0), again(0));
+            assert_eq!(attempts.after(failure(class), 1.0), Verdict::GiveUp);
+        }
     }
 
     #[test]
     fn jitter_takes_at_most_half_of_a_pause() {
-        assert_eq!(Attempts::new(1).after(failure(Class::Connect), 0.0), again(250));
+        assert_eq!(attempts(1).after(failure(Class::Connect), 0.0), again(250));
     }
 
     #[test]
     fn without_retries_the_first_failure_is_final() {
-        assert_eq!(Attempts::new(0).after(failure(Class::Truncated), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts(0).after(failure(Class::Truncated), 1.0), Verdict::GiveUp);
     }
 
     #[test]
     fn progress_starts_the_count_anew() {
-        let mut attempts = Attempts::new(1);
+        let mut attempts = attempts(1);
         let progressed = Failure { received: RETRY_PROGRESS_MIN, ..failure(Class::Truncated) };
         for _ in 0..100 {
             assert_eq!(attempts.after(progressed, 1.0), again(500));
@@ -147,16 +197,25 @@ mod tests {
     #[test]
     fn wrong_content_is_asked_for_once_more() {
         for class in [Class::Digest, Class::Size, Class::Framing, Class::Range] {
-            let mut attempts = Attempts::new(4);
+            let mut attempts = attempts(4);
             assert_eq!(attempts.after(failure(class), 1.0), again(500));
             assert_eq!(attempts.after(failure(class), 1.0), Verdict::GiveUp);
         }
     }
 
     #[test]
+    fn what_an_answer_of_a_wrong_size_left_may_be_found_out_by_the_digest() {
+        let mut attempts = Attempts::new(Policy { retries: 4, max_wait: Duration::from_secs(60) });
+        assert_eq!(attempts.after(failure(Class::Size), 1.0), again(500));
+        assert_eq!(attempts.after(failure(Class::Digest), 1.0), again(1_000));
+        assert_eq!(attempts.after(failure(Class::Digest), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts.after(failure(Class::Framing), 1.0), Verdict::GiveUp);
+    }
+
+    #[test]
     fn what_would_be_answered_the_same_is_not_asked_again() {
         for class in [Class::NotFound, Class::Auth, Class::TlsTrust, Class::DiskFull] {
-            assert_eq!(Attempts::new(4).after(failure(class), 1.0), Verdict::GiveUp);
+            assert_eq!(attempts(4).after(failure(class), 1.0), Verdict::GiveUp);
         }
     }
 
@@ -166,8 +225,10 @@ mod tests {
             retry_after: Some(Duration::from_secs(seconds)),
             ..failure(Class::RateLimited)
         };
-        assert_eq!(Attempts::new(4).after(asked(7), 1.0), again(7_000));
-        assert_eq!(Attempts::new(4).after(asked(0), 1.0), again(500));
-        assert_eq!(Attempts::new(4).after(asked(61), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts(4).after(asked(7), 1.0), again(7_000));
+        assert_eq!(attempts(4).after(asked(0), 1.0), again(500));
+        assert_eq!(attempts(4).after(asked(60), 1.0), again(60_000));
+        assert_eq!(attempts(4).after(asked(61), 1.0), Verdict::GiveUp);
+        assert_eq!(attempts(4).beside(asked(61), 1.0), Verdict::GiveUp);
     }
 }

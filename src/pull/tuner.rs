@@ -12,7 +12,8 @@
 use std::time::{Duration, Instant};
 
 use crate::limits::{
-    TUNER_BACK_OFF_MIN, TUNER_CPU_SHARE_MAX, TUNER_GAIN_MIN, TUNER_REST, TUNER_TICKS_MAX,
+    TUNER_BACK_OFF_MIN, TUNER_CPU_SHARE_FAIR, TUNER_CPU_SHARE_MAX, TUNER_GAIN_MIN, TUNER_REST,
+    TUNER_SPREAD_CPU_MAX, TUNER_TICKS_MAX,
 };
 
 /// What was measured since the last tick.
@@ -20,12 +21,45 @@ use crate::limits::{
 pub(super) struct Measured {
     /// Bytes received per second.
     pub(super) rate: u64,
-    /// How much of all cores this process used, in per cent.
-    pub(super) cpu: u64,
+    /// What all cores did.
+    pub(super) cpu: Cpu,
     /// Whether all connections wanted were busy.
     pub(super) saturated: bool,
     /// Whether all that are busy have begun to bring bytes.
     pub(super) flowing: bool,
+}
+
+/// Shares of the time of all cores of the machine, in per cent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cpu {
+    /// Of this process.
+    pub(super) used: u64,
+    /// In which they had nothing to do.
+    pub(super) idle: u64,
+}
+
+impl Cpu {
+    /// How much of what this process could have it has, in per cent. What others use is theirs, once
+    /// this process has its part; before, a busy neighbour must not keep it small.
+    fn saturation(self) -> u64 {
+        match self.used {
+            used @ TUNER_CPU_SHARE_FAIR.. => used * 100 / (used + self.idle).max(1),
+            used => used,
+        }
+    }
+
+    /// Whether a thread more would find a core.
+    pub(super) fn has_idle_core(self, cores: usize) -> bool {
+        self.idle * cores as u64 >= 100 / 2
+    }
+
+    /// Whether several connections should share a blob, where they do so `already`. On cores
+    /// that are never idle that only adds work: what is received out of order is read back to be
+    /// hashed.
+    pub(super) fn spreads(self, already: bool) -> bool {
+        let bound = if already { TUNER_SPREAD_CPU_MAX } else { TUNER_CPU_SHARE_MAX };
+        self.saturation() <= bound
+    }
 }
 
 /// Chooses the number of connections.
@@ -33,6 +67,7 @@ pub(super) struct Measured {
 pub(super) struct Tuner {
     target: usize,
     most: usize,
+    is_free: bool,
     state: State,
     /// How long the next rest is.
     rest: Duration,
@@ -64,7 +99,13 @@ impl Tuner {
     pub(super) fn new(first: usize, most: usize) -> Tuner {
         let most = most.max(1);
         let target = first.clamp(1, most);
-        Tuner { target, most, state: State::Steady, rest: TUNER_REST, backed_off: None }
+        let is_free = target < most;
+        Tuner { target, most, is_free, state: State::Steady, rest: TUNER_REST, backed_off: None }
+    }
+
+    /// Whether there is anything to choose.
+    pub(super) fn is_free(&self) -> bool {
+        self.is_free
     }
 
     /// The number of connections wanted now.
@@ -115,7 +156,10 @@ impl Tuner {
 
     fn try_more(&mut self, measured: Measured) {
         // Where our own cores are the limit, more connections only add work.
-        if !measured.saturated || measured.cpu > TUNER_CPU_SHARE_MAX || self.target >= self.most {
+        if !measured.saturated
+            || measured.cpu.saturation() > TUNER_CPU_SHARE_MAX
+            || self.target >= self.most
+        {
             return;
         }
         let before = self.target;
@@ -137,7 +181,7 @@ mod tests {
     use crate::limits::TUNER_INTERVAL;
 
     fn measured(rate: u64) -> Measured {
-        Measured { rate, cpu: 10, saturated: true, flowing: true }
+        Measured { rate, cpu: Cpu { used: 10, idle: 90 }, saturated: true, flowing: true }
     }
 
     /// A line on which a connection gets `each`, and all together `all`, bytes per second: the
@@ -175,7 +219,7 @@ mod tests {
         let mut tuner = Tuner::new(4, 128);
         let now = Instant::now();
         for _ in 0..50 {
-            tuner.tick(Measured { cpu: 80, ..measured(1 << 30) }, now);
+            tuner.tick(Measured { cpu: Cpu { used: 80, idle: 20 }, ..measured(1 << 30) }, now);
         }
         assert_eq!(tuner.target(), 4);
     }
@@ -227,5 +271,26 @@ mod tests {
             later += TUNER_INTERVAL;
         }
         assert!(tuner.target() > 8, "its rest was not prolonged");
+    }
+
+    #[test]
+    fn a_blob_is_shared_where_cores_are_idle() {
+        let spreads = |used, idle, already| Cpu { used, idle }.spreads(already);
+        assert!(spreads(10, 90, false), "waiting for the network");
+        assert!(!spreads(50, 20, false), "server and client on the same cores");
+        assert!(spreads(50, 20, true), "sharing uses more: it does not end at once");
+        assert!(!spreads(60, 2, true), "nothing is idle");
+        assert!(spreads(5, 0, false), "kept small by others");
+    }
+
+    #[test]
+    fn nothing_is_added_where_no_core_is_idle() {
+        let mut tuner = Tuner::new(2, 64);
+        let busy = Measured { cpu: Cpu { used: 40, idle: 5 }, ..measured(1 << 30) };
+        tuner.tick(busy, Instant::now());
+        assert_eq!(tuner.target(), 2);
+        let idle = Measured { cpu: Cpu { used: 40, idle: 60 }, ..measured(1 << 30) };
+        tuner.tick(idle, Instant::now());
+        assert_eq!(tuner.target(), 4);
     }
 }

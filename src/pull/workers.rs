@@ -7,32 +7,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::MissedTickBehavior;
 
 use super::board::Board;
 use super::error::{Cause, Error};
+use super::executor::Executor;
 use super::fetch::{self, Fetch};
+use super::replace::Minimum;
 use super::throttle::Throttle;
-use super::tuner::{Measured, Tuner};
+use super::tuner::{Cpu, Measured, Tuner};
 use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
 use crate::limits::{
-    CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, PIECE_FIRST,
+    CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED,
     TUNER_INTERVAL, WORKERS_MAX,
 };
 use crate::report::format;
-use crate::transport::{Engine, EngineKind};
+use crate::transport::{Connector, Engine, EngineKind, clock};
 
 /// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
 ///
-/// Blobs that are complete by then stay in the store; partial ones do not.
+/// Blobs that are complete by then stay in the store; of others, what is here is kept for the next
+/// pull.
 pub(super) async fn fetch_all(
     context: Arc<Context>,
-    engine: EngineKind,
+    executor: Executor,
+    connector: &Connector,
     mut jobs: Vec<Job>,
     network: &NetworkConfig,
     stop: &mut watch::Receiver<Option<i32>>,
@@ -40,34 +43,33 @@ pub(super) async fn fetch_all(
     // Largest first: the last ones to end are then small, and nobody is left alone with a large one.
     jobs.sort_by_key(|job| std::cmp::Reverse(job.descriptor.size));
     let sizes: Vec<u64> = jobs.iter().map(|job| job.descriptor.size).collect();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = executor.cores();
     let most = most_connections(network);
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
-    let pieces: u64 = sizes.iter().map(|size| size / PIECE_FIRST + 1).sum();
+    let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
     let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
     // A blob under way has a file open, whether or not a connection is busy with it.
-    let board = Board::new(sizes, network.retries, network.jobs.min(most), workers);
-    let throttle = network.limit_rate.map(|rate| Throttle::new(rate, Instant::now()));
-    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle));
+    let jobs_at_once = network.jobs.min(most);
+    let mut board = Board::new(sizes, context.policy, jobs_at_once, workers);
+    board.set_pieces(network.pieces);
+    // Until it is known that there are cores to do the work.
+    board.spread(!tuner.is_free());
+    let minimum = network.min_speed.map(|rate| Minimum::new(rate, network.timeouts.recv));
+    board.set_minimum(minimum);
+    let throttle = network.limit_rate.map(|rate| Throttle::new(rate, clock::now()));
+    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle, executor));
 
     let (end, ended) = watch::channel(false);
     let (done, results) = mpsc::unbounded_channel();
-    let mut threads = Vec::new();
+    let mut running = Vec::new();
     let mut outcome = Ok(());
     for worker in 0..workers {
         let (fetch, done, ended) = (Arc::clone(&fetch), done.clone(), ended.clone());
         // A connection to a registry that redirects stays idle beside the one it redirected to.
         let sockets = 2 * most.div_ceil(workers) + 2;
-        let thread = std::thread::Builder::new().name(format!("fetch-{worker}")).spawn(move || {
-            // A thread that died without a word would be waited for: its pieces stay under way.
-            let work = AssertUnwindSafe(|| work(&fetch, engine, worker, sockets, ended));
-            let result = catch_unwind(work).unwrap_or_else(|_| Err(died("it panicked")));
-            // Nobody listens any more only if the pull has failed already.
-            let _ = done.send(result);
-        });
-        match thread {
-            Ok(thread) => threads.push(thread),
+        match start(fetch, connector, worker, sockets, done, ended) {
+            Ok(worker) => running.push(worker),
             Err(source) => {
                 // Those that run already are told to end, and waited for like after any failure.
                 let _ = end.send(true);
@@ -78,12 +80,53 @@ pub(super) async fn fetch_all(
     }
     drop(done);
     let looked_after = look_after(&fetch, results, stop, &end, cores).await;
-    for thread in threads {
-        if thread.join().is_err() {
-            outcome = outcome.and(Err(died("it panicked")));
+    for worker in running {
+        let died = match worker {
+            Worker::Thread(thread) => thread.join().is_err(),
+            Worker::Task(task) => task.await.is_err(),
+        };
+        if died {
+            outcome = outcome.and(Err(self::died("it panicked")));
         }
     }
+    fetch.keep_partials();
     outcome.and(looked_after)
+}
+
+/// A worker that was started.
+enum Worker {
+    Thread(std::thread::JoinHandle<()>),
+    Task(JoinHandle<()>),
+}
+
+/// Starts a worker where the executor has it run.
+fn start(
+    fetch: Arc<Fetch>,
+    connector: &Connector,
+    worker: usize,
+    sockets: usize,
+    done: mpsc::UnboundedSender<Result<(), Error>>,
+    ended: watch::Receiver<bool>,
+) -> std::io::Result<Worker> {
+    // Nobody listens to `done` any more only if the pull has failed already.
+    match fetch.executor {
+        Executor::Threads(engine) => {
+            let thread = std::thread::Builder::new().name(format!("fetch-{worker}"));
+            let thread = thread.spawn(move || {
+                // A thread that died without a word would be waited for: its pieces stay under way.
+                let work = AssertUnwindSafe(|| work(&fetch, engine, worker, sockets, ended));
+                let result = catch_unwind(work).unwrap_or_else(|_| Err(died("it panicked")));
+                let _ = done.send(result);
+            });
+            thread.map(Worker::Thread)
+        }
+        Executor::Local => {
+            let connector = connector.clone();
+            Ok(Worker::Task(spawn_local(async move {
+                let _ = done.send(work_with(connector, &fetch, worker, ended).await);
+            })))
+        }
+    }
 }
 
 fn died(how: &'static str) -> Error {
@@ -114,12 +157,16 @@ async fn look_after(
     let mut meter = Meter::new(fetch);
     loop {
         let result = tokio::select! {
+            biased;
             result = results.recv() => result,
             signal = stopped(stop), if outcome.is_ok() => {
                 Some(Err(Error::new(Cause::Interrupted(signal))))
             }
             _ = ticks.tick() => {
                 tune(fetch, &mut meter, cores);
+                if fetch.board().review(clock::now()) {
+                    fetch.tell();
+                }
                 continue;
             }
         };
@@ -149,16 +196,23 @@ async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
 
 /// Measures, and changes the number of connections if that is called for.
 fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
-    fetch.use_idle_cores(cores);
+    fetch.sync_partials();
     let measured = meter.measure(fetch, cores);
+    if measured.cpu.has_idle_core(cores) {
+        fetch.use_idle_cores(cores);
+    }
     let (before, target) = {
         // The board first, as where a failure backs off; both, so that neither overrules the other
         // with what it has read before.
         let mut board = fetch.board();
         let mut tuner = fetch.tuner();
         let before = tuner.target();
-        tuner.tick(measured, Instant::now());
+        tuner.tick(measured, clock::now());
         board.set_target(tuner.target());
+        if tuner.is_free() {
+            let spread = measured.cpu.spreads(board.is_spread());
+            board.spread(spread);
+        }
         (before, tuner.target())
     };
     if target != before {
@@ -176,12 +230,16 @@ struct Meter {
     at: Instant,
     bytes: u64,
     cpu: Duration,
+    /// Time that all cores had nothing to do; absent where the kernel does not tell.
+    idle: Option<Duration>,
 }
 
 impl Meter {
     fn new(fetch: &Fetch) -> Meter {
         let bytes = fetch.context.session.bytes_received();
-        Meter { at: Instant::now(), bytes, cpu: cpu_time() }
+        let executor = &fetch.executor;
+        let (cpu, idle) = (executor.cpu_time(), executor.idle_time());
+        Meter { at: clock::now(), bytes, cpu, idle }
     }
 
     /// What happened since the last call.
@@ -189,20 +247,23 @@ impl Meter {
         let now = Meter::new(fetch);
         let elapsed = now.at.saturating_duration_since(self.at).max(Duration::from_millis(1));
         let rate = format::per_second(now.bytes - self.bytes, elapsed);
-        let used = now.cpu.saturating_sub(self.cpu).as_micros() * 100;
-        let cpu = used / (elapsed.as_micros() * cores as u128).max(1);
+        let all = elapsed.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+        let used = now.cpu.saturating_sub(self.cpu);
+        let idle = match (now.idle, self.idle) {
+            (Some(now), Some(before)) => now.saturating_sub(before).min(all),
+            _ => all.saturating_sub(used),
+        };
         *self = now;
         let board = fetch.board();
         let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
-        Measured { rate, cpu: u64::try_from(cpu).unwrap_or(100), saturated, flowing }
+        let cpu = Cpu { used: share(used, all), idle: share(idle, all) };
+        Measured { rate, cpu, saturated, flowing }
     }
 }
 
-/// User and system time of all threads of this process.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+/// `part` of `whole`, in per cent.
+fn share(part: Duration, whole: Duration) -> u64 {
+    u64::try_from(part.as_micros() * 100 / whole.as_micros().max(1)).unwrap_or(100)
 }
 
 /// One worker: an engine, and as many pieces at a time as the board gives it.
@@ -211,7 +272,7 @@ fn work(
     engine: EngineKind,
     worker: usize,
     sockets: usize,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let engine = match Engine::start(engine, sockets) {
         Ok(engine) => engine,
@@ -225,18 +286,32 @@ fn work(
     };
     // Each may need a second socket, idle beside it: that of a registry which redirects.
     fetch.board().bound(worker, engine.sockets().map_or(usize::MAX, |sockets| sockets / 2));
-    engine.run(async {
-        let session = Arc::clone(&fetch.context.session);
-        let client = Rc::new(Client::new(engine.connector(), session));
-        let mut tasks = JoinSet::new();
-        let result = tokio::select! {
-            result = take_and_fetch(fetch, &client, worker, &mut tasks) => result,
-            _ = ended.wait_for(|ended| *ended) => Ok(()),
-        };
-        // Pieces under way are dropped here.
-        tasks.shutdown().await;
-        result
-    })
+    let result = engine.run(work_with(engine.connector(), fetch, worker, ended));
+    if result.is_err() {
+        // The engine waits for its threads when it ends, and one that hashes waits for bytes, which
+        // will not come.
+        fetch.close();
+    }
+    result
+}
+
+/// What a worker does, once it has an engine.
+async fn work_with(
+    connector: Connector,
+    fetch: &Arc<Fetch>,
+    worker: usize,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let client = Rc::new(Client::new(connector, Arc::clone(&fetch.context.session)));
+    let mut tasks = JoinSet::new();
+    let result = tokio::select! {
+        biased;
+        result = take_and_fetch(fetch, &client, worker, &mut tasks) => result,
+        _ = ended.wait_for(|ended| *ended) => Ok(()),
+    };
+    // Pieces under way are dropped here.
+    tasks.shutdown().await;
+    result
 }
 
 async fn take_and_fetch(
@@ -245,10 +320,9 @@ async fn take_and_fetch(
     worker: usize,
     tasks: &mut JoinSet<Result<(), Error>>,
 ) -> Result<(), Error> {
-    let mut changes = fetch.changes();
     loop {
-        let now = Instant::now();
-        changes.mark_unchanged();
+        let now = clock::now();
+        let change = fetch.change();
         loop {
             // The board is not held while the piece is started.
             let next = fetch.board().take(worker, now);
@@ -270,11 +344,12 @@ async fn take_and_fetch(
             }
         };
         tokio::select! {
+            biased;
             Some(ended) = tasks.join_next() => {
                 let died = |error| Error::system("a task died", std::io::Error::other(error));
                 ended.map_err(died)??;
             }
-            _ = changes.changed() => {}
+            () = change => {}
             () = pause => {}
         }
     }

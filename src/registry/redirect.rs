@@ -4,9 +4,12 @@
 //! meant for the registry is not for it to see, and many stores refuse requests that carry both a
 //! signature and an `Authorization`.
 
+use std::time::Duration;
+
+use super::lifetime;
 use crate::error::Class;
 use crate::http::{Error, HttpUrl, ResponseHead, UrlError};
-use crate::limits::REDIRECTS_MAX;
+use crate::limits::{REDIRECT_LIFETIME_MAX, REDIRECTS_MAX};
 use crate::origin::{Origin, Scheme};
 
 /// The way of one request from its first URL on. Redirects of token requests are not followed at
@@ -17,6 +20,10 @@ pub struct Trail {
     start: HttpUrl,
     /// The URLs asked since, in order. At most [`REDIRECTS_MAX`].
     followed: Vec<HttpUrl>,
+    /// How long the redirects so far are good for, from the moment the first was asked for.
+    lifetime: Duration,
+    /// As [`Redirect::keeps_credentials`].
+    keeps_credentials: bool,
 }
 
 /// Where to ask next.
@@ -28,6 +35,19 @@ pub struct Redirect {
     /// left its origin. What was dropped once is not taken up again, not even at home: by then
     /// somebody else chooses what is asked for in our name.
     pub keeps_credentials: bool,
+}
+
+/// The end of a trail, where more of the same content can be asked for without its beginning.
+///
+/// Made only by [`Trail::shortcut`], of a trail that was followed by the rules, and led away from
+/// where credentials may be sent: there are none to be sent here, ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortcut {
+    /// The URL.
+    pub url: HttpUrl,
+    /// How long it is good for, from the moment the first request of the trail was sent. To be
+    /// counted by a monotonic clock.
+    pub lifetime: Duration,
 }
 
 /// Why a redirect is not followed.
@@ -95,7 +115,16 @@ pub fn is_redirect(status: u16) -> bool {
 impl Trail {
     /// A trail that starts with the URL asked first.
     pub fn new(start: HttpUrl) -> Trail {
-        Trail { start, followed: Vec::new() }
+        let (followed, lifetime) = (Vec::new(), REDIRECT_LIFETIME_MAX);
+        Trail { start, followed, lifetime, keeps_credentials: true }
+    }
+
+    /// Where it led, if that may be asked again. An origin that gets credentials is asked from the
+    /// start each time: it decides with each request who may have what.
+    pub fn shortcut(self) -> Option<Shortcut> {
+        let Trail { mut followed, lifetime, keeps_credentials, .. } = self;
+        let url = followed.pop().filter(|_| !keeps_credentials && !lifetime.is_zero())?;
+        Some(Shortcut { url, lifetime })
     }
 
     /// How often it was redirected.
@@ -132,9 +161,9 @@ impl Trail {
             return Err(RedirectError::TooMany { from });
         }
         self.followed.push(url.clone());
-        let home = self.start.origin();
-        let keeps_credentials = self.asked().all(|asked| asked.origin() == home);
-        Ok(Redirect { url, keeps_credentials })
+        self.lifetime = self.lifetime.min(lifetime::of_redirect(head, &url));
+        self.keeps_credentials &= url.origin() == self.start.origin();
+        Ok(Redirect { url, keeps_credentials: self.keeps_credentials })
     }
 
     fn asked(&self) -> impl Iterator<Item = &HttpUrl> {
@@ -252,6 +281,37 @@ mod tests {
             (&["#fragment"], "in a loop"),
         ] {
             check_refused(start, locations, expected);
+        }
+    }
+
+    #[test]
+    fn a_shortcut_leads_where_no_credentials_go() {
+        let signed = "https://s3.example/k?X-Amz-Expires=";
+        for (locations, expected) in [
+            (&[][..], None),
+            (&["/y"], None),
+            (&["/y", "/z"], None),
+            (&[&format!("{signed}600")], Some((format!("{signed}600"), 600))),
+            // The first to end counts, and not only the last is asked how long it is good.
+            (
+                &[&format!("{signed}300"), &format!("{signed}600")],
+                Some((format!("{signed}600"), 300)),
+            ),
+            (&[&format!("{signed}0")], None),
+            // Home again, but without credentials.
+            (
+                &["https://b.example/", "https://a.example/y"],
+                Some(("https://a.example/y".into(), 60)),
+            ),
+        ] {
+            let mut trail = Trail::new(HttpUrl::parse("https://a.example/x").unwrap());
+            for location in locations {
+                trail.follow(&head(&[location])).unwrap();
+            }
+            let shortcut = trail.shortcut();
+            let shortcut =
+                shortcut.map(|Shortcut { url, lifetime }| (url.absolute(), lifetime.as_secs()));
+            assert_eq!(shortcut, expected, "{locations:?}");
         }
     }
 

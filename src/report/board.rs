@@ -70,11 +70,11 @@ fn summary(hidden: &[&Row<'_>], alone: bool) -> String {
     let count = |is: fn(&State) -> bool| hidden.iter().filter(|row| is(&row.state)).count();
     let more = if alone { "" } else { " more" };
     let parts = [
-        (count(|state| matches!(state, State::Downloading)), more, "downloading"),
+        (count(|state| matches!(state, State::Downloading | State::Resuming)), more, "downloading"),
         (count(|state| matches!(state, State::Retrying { .. })), more, "retrying"),
         (count(|state| matches!(state, State::Verifying)), more, "verifying"),
         (count(|state| matches!(state, State::Failed)), more, "failed"),
-        (count(|state| matches!(state, State::Waiting)), more, "waiting"),
+        (count(|state| matches!(state, State::Waiting | State::Held { .. })), more, "waiting"),
         (count(|state| matches!(state, State::Complete)), "", "complete"),
         (count(|state| matches!(state, State::Exists)), "", "already here"),
     ];
@@ -85,7 +85,7 @@ fn summary(hidden: &[&Row<'_>], alone: bool) -> String {
 /// A layer: `9824c27679d3: Downloading [====>     ] 12.1 of 40.0 MiB`.
 fn line(row: &Row<'_>, width: usize) -> String {
     let text = format!("{}: {}", row.name, row.state.text(row.now));
-    if row.state != State::Downloading {
+    if !matches!(row.state, State::Downloading | State::Resuming) {
         return text;
     }
     let bytes = format::progress_bytes(row.done, row.size);
@@ -155,6 +155,7 @@ mod tests {
             elapsed: Duration::from_secs(1),
             received: 0,
             rate: None,
+            silence: None,
         }
     }
 
@@ -192,7 +193,7 @@ mod tests {
                 "9824c27679d3: Pull complete",
                 "9824c27679d3: Downloading [=========>                              ] 10.0 of 40.0 MiB",
                 "9824c27679d3: Verifying",
-                "9824c27679d3: Retrying in 0 s (attempt 2 of 5): reset by peer",
+                "9824c27679d3: Retrying (attempt 2 of 5): reset by peer",
                 "9824c27679d3: Waiting",
                 "9824c27679d3: Failed",
                 "total: 91.0 of 240.0 MiB (37%), 2 of 7 layers complete",

@@ -52,6 +52,17 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// A time that is counted down: never less than it is, and as exact as can be read.
+pub fn countdown(left: Duration) -> String {
+    let milliseconds = u64::try_from(left.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+    let step = match milliseconds {
+        0..1_000 => 1,
+        1_000..10_000 => 100,
+        _ => 1_000,
+    };
+    duration(Duration::from_millis(milliseconds.div_ceil(step).saturating_mul(step)))
+}
+
 /// The time that `remaining` bytes take at a rate: `1 s left`. `None` when that cannot be known
 /// or is longer than [`limits::TIME_LEFT_MAX`].
 pub fn time_left(remaining: u64, bytes_per_second: u64) -> Option<String> {
@@ -132,6 +143,22 @@ impl Unit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_countdown_never_says_less_than_there_is() {
+        for (microseconds, expected) in [
+            (1, "1 ms"),
+            (258_400, "259 ms"),
+            (999_001, "1 s"),
+            (1_000_001, "1.1 s"),
+            (9_950_000, "10 s"),
+            (11_200_000, "12 s"),
+            (125_000_001, "2 min 6 s"),
+            (0, "0 s"),
+        ] {
+            assert_eq!(countdown(Duration::from_micros(microseconds)), expected);
+        }
+    }
 
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;

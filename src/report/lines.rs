@@ -37,7 +37,7 @@ impl Sink for Lines {
         let state = row.state.text(row.now);
         self.output.line(&match row.state {
             // A log shows where a download goes on; a screen has a bar for that.
-            State::Downloading if row.done > 0 => {
+            State::Downloading | State::Resuming if row.done > 0 => {
                 let bytes = format::progress_bytes(row.done, row.size);
                 format!("{}: {state}, {bytes} are here", row.name)
             }
@@ -85,7 +85,7 @@ mod tests {
             captured.stderr(),
             "44cf07d57ee4: Already exists\n\
              9824c27679d3: Downloading 40.0 MiB\n\
-             9824c27679d3: Retrying in 2 s (attempt 2 of 5): no bytes for 60 s\n\
+             9824c27679d3: Retrying in 1.5 s (attempt 2 of 5): no bytes for 60 s\n\
              9824c27679d3: Downloading, 12.1 of 40.0 MiB are here\n\
              9824c27679d3: Verifying\n"
         );
@@ -108,6 +108,7 @@ mod tests {
             elapsed: Duration::from_secs(5),
             received: 212 * MIB,
             rate: Some(180 * MIB),
+            silence: None,
         });
         assert_eq!(
             captured.stderr.text(),

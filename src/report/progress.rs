@@ -30,6 +30,7 @@ impl PullProgress {
             blobs: layers.collect(),
             started: Instant::now(),
             ended: AtomicBool::new(false),
+            silent_until: Mutex::default(),
             sink,
         });
         let blobs = pull.blobs.iter();
@@ -98,6 +99,17 @@ impl BlobProgress {
         self.change(State::Downloading);
     }
 
+    /// `bytes` are here from an earlier process, and the rest is going to come.
+    pub fn resuming(&self, bytes: u64) {
+        self.set(bytes);
+        self.change(State::Resuming);
+    }
+
+    /// Another process is fetching it, this one waits; its process id, if it is known.
+    pub fn held(&self, process: Option<u32>) {
+        self.change(State::Held { process });
+    }
+
     /// No bytes are on their way; after `pause`, the attempt numbered `attempt` of `attempts`
     /// starts. `why` says what the last one failed with. For a blob of several ranges, this is
     /// said when none of them gets on.
@@ -105,6 +117,12 @@ impl BlobProgress {
         let now = Instant::now();
         let at = now.checked_add(pause).unwrap_or(now);
         self.change(State::Retrying { attempt, attempts, at, why: escape(why).into() });
+    }
+
+    /// The registry asked not to be asked for anything before `until`.
+    pub fn silent(&self, until: Instant) {
+        let mut silent = lock(&self.pull.silent_until);
+        *silent = silent.max(Some(until));
     }
 
     /// All bytes are here and are being checked.
@@ -130,6 +148,10 @@ impl BlobProgress {
     fn change(&self, next: State) {
         let mut slow = lock(&self.blob.slow);
         if slow.state.is_final() || slow.state == next {
+            return;
+        }
+        // That its bytes are on their way is no news.
+        if slow.state == State::Resuming && next == State::Downloading {
             return;
         }
         if next == State::Complete {
@@ -158,6 +180,8 @@ struct Pull {
     blobs: Vec<Arc<Blob>>,
     started: Instant,
     ended: AtomicBool,
+    /// When the registry may be asked for more.
+    silent_until: Mutex<Option<Instant>>,
     /// `None`: nobody looks.
     sink: Option<Arc<dyn Sink>>,
 }
@@ -192,6 +216,9 @@ impl Pull {
             elapsed: now.saturating_duration_since(self.started),
             received: u64::try_from(received.max(0)).unwrap_or(u64::MAX),
             rate,
+            silence: lock(&self.silent_until)
+                .map(|until| until.saturating_duration_since(now))
+                .filter(|left| !left.is_zero()),
         }
     }
 }

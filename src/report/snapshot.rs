@@ -12,6 +12,13 @@ pub(super) enum State {
     Waiting,
     /// Bytes are on their way.
     Downloading,
+    /// The same, of a blob of which an earlier process has left some.
+    Resuming,
+    /// Another process is fetching it.
+    Held {
+        /// Its id, if it is known.
+        process: Option<u32>,
+    },
     /// A pause before another attempt.
     Retrying {
         /// Number of the attempt to come.
@@ -49,9 +56,19 @@ impl State {
         match self {
             State::Waiting => "Waiting".to_owned(),
             State::Downloading => "Downloading".to_owned(),
+            State::Resuming => "Resuming".to_owned(),
+            State::Held { process: Some(process) } => {
+                format!("Waiting for process {process}, which is fetching it")
+            }
+            State::Held { process: None } => {
+                "Waiting for another process, which is fetching it".to_owned()
+            }
             State::Retrying { attempt, attempts, at, why } => {
-                let seconds = at.saturating_duration_since(now).as_millis().div_ceil(1000);
-                format!("Retrying in {seconds} s (attempt {attempt} of {attempts}): {why}")
+                let when = match at.saturating_duration_since(now) {
+                    Duration::ZERO => String::new(),
+                    left => format!(" in {}", format::countdown(left)),
+                };
+                format!("Retrying{when} (attempt {attempt} of {attempts}): {why}")
             }
             State::Verifying => "Verifying".to_owned(),
             State::Exists => "Already exists".to_owned(),
@@ -87,6 +104,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) received: u64,
     /// Bytes per second of late; `None` while too little was seen.
     pub(super) rate: Option<u64>,
+    /// How long the registry still asks not to be asked for more.
+    pub(super) silence: Option<Duration>,
 }
 
 impl Snapshot<'_> {
@@ -102,6 +121,9 @@ impl Snapshot<'_> {
         if let Some(rate) = self.rate.filter(|_| done < total) {
             parts.push(format::rate(rate));
             parts.extend(format::time_left(total - done, rate));
+        }
+        if let Some(left) = self.silence.filter(|_| done < total) {
+            parts.push(format!("registry asks for silence: {} left", format::countdown(left)));
         }
         parts.push(self.layers());
         parts.join(", ")
@@ -159,7 +181,19 @@ mod tests {
             elapsed: Duration::from_secs(4),
             received,
             rate,
+            silence: None,
         }
+    }
+
+    #[test]
+    fn a_silence_counts_down() {
+        let mut pull = snapshot(&[(2 * MIB, MIB, State::Waiting)], 0, Some(0));
+        pull.silence = Some(Duration::from_millis(11_200));
+        assert_eq!(
+            pull.totals(),
+            "1.0 of 2.0 MiB (50%), 0 B/s, registry asks for silence: 12 s left, \
+             0 of 1 layers complete"
+        );
     }
 
     #[test]
@@ -223,10 +257,12 @@ mod tests {
         let now = Instant::now();
         let at = now + Duration::from_millis(1_500);
         let state = State::Retrying { attempt: 2, attempts: 5, at, why: "reset by peer".into() };
-        for (passed, expected) in [(0, 2), (500, 1), (1_499, 1), (1_500, 0), (9_000, 0)] {
+        for (passed, expected) in
+            [(0, " in 1.5 s"), (500, " in 1 s"), (1_241, " in 259 ms"), (1_500, ""), (9_000, "")]
+        {
             assert_eq!(
                 state.text(now + Duration::from_millis(passed)),
-                format!("Retrying in {expected} s (attempt 2 of 5): reset by peer"),
+                format!("Retrying{expected} (attempt 2 of 5): reset by peer"),
                 "after {passed} ms"
             );
         }

@@ -104,6 +104,32 @@ impl Directory {
         self.regular(relative, fd)
     }
 
+    /// Opens the regular file `name` for reading and writing, creating it where missing, then for
+    /// this user alone.
+    pub(super) fn file_to_write(&self, name: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let opened = open_beneath(self.fd.as_fd(), name, flags, Mode::RUSR | Mode::WUSR);
+        let fd = opened.map_err(|errno| self.failed("open", name, errno))?;
+        self.regular(name, fd)
+    }
+
+    /// Whether `name` is this file, and the only name of it.
+    pub(super) fn is_name_of(&self, name: &str, file: &File) -> Result<bool, StoreError> {
+        let failed = |errno| self.failed("look at", name, errno);
+        let open = rustix::fs::fstat(file).map_err(failed)?;
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino) => {
+                match open.st_nlink {
+                    1 => Ok(true),
+                    // Through its other name it can be written to from outside the store.
+                    _ => Err(self.unsafe_path(name, "a file with another name (a hard link)")),
+                }
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
     /// Creates the file `name` for this user alone, or `None` if there is one already.
     pub(super) fn create(&self, name: &str) -> Result<Option<File>, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;

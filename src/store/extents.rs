@@ -23,6 +23,21 @@ impl Extents {
         self.ranges.splice(first..last, std::iter::once(start..end));
     }
 
+    /// Adds all ranges of another set.
+    pub(super) fn extend(&mut self, other: &Extents) {
+        other.ranges.iter().for_each(|range| self.insert(range.clone()));
+    }
+
+    /// The ranges, in order.
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
+    /// Whether nothing is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// How many bytes are there.
     pub(super) fn size(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()

@@ -77,6 +77,19 @@ impl Index {
         self.entries.iter().find(|entry| is_named(entry, name)).and_then(descriptor)
     }
 
+    /// All entries, as they are.
+    pub(super) fn entries(&self) -> &[Value] {
+        &self.entries
+    }
+
+    /// The name and the descriptor of each entry that ringpull can read.
+    pub(super) fn images(&self) -> impl Iterator<Item = (Option<&str>, Descriptor)> {
+        self.entries.iter().filter_map(|entry| {
+            let name = entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME));
+            Some((name.and_then(Value::as_str), descriptor(entry)?))
+        })
+    }
+
     /// Makes `name` mean `root`, and nothing else: of several entries of the name one remains, in
     /// the place of the first. An entry that already names `root` keeps what else it says.
     pub(super) fn set(

@@ -1,4 +1,5 @@
-//! The lock of a layout: held for one change of `index.json`, never while anything is fetched.
+//! The locks of a layout. One is held for one change of `index.json`, never while anything is fetched;
+//! the other is shared by all pulls from beginning to end, and keeps garbage from being collected.
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -10,6 +11,9 @@ use crate::limits::LOCK_PAUSE_MAX;
 
 /// The lock file within [`OWN_DIRECTORY`]. It is never removed: somebody might be waiting for it.
 const LOCK_FILE: &str = "lock";
+
+/// The file that pulls share a lock on, within [`OWN_DIRECTORY`]. It is never removed, either.
+const USERS_FILE: &str = "pulls";
 
 /// Longest process id that is read from the lock file, in digits.
 const PID_DIGITS_MAX: u64 = 10;
@@ -58,6 +62,54 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let _ = self.file.set_len(0);
         // Closing would do, were it not that a child between fork and exec shares the open file.
+        let _ = self.file.unlock();
+    }
+}
+
+/// A lock that pulls share, and that a collection of garbage has alone. Held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Users {
+    file: File,
+}
+
+impl Users {
+    /// Shares it, trying for at most `timeout`; `None` where there can be none.
+    pub(super) fn share(root: &Directory, timeout: Duration) -> Result<Option<Users>, StoreError> {
+        // On a disk that cannot be written to no garbage is collected.
+        let Ok(directory) = root.make_directory(OWN_DIRECTORY) else { return Ok(None) };
+        let Ok(file) = directory.file_to_append(USERS_FILE) else { return Ok(None) };
+        let start = Instant::now();
+        loop {
+            match file.try_lock_shared() {
+                Ok(()) => return Ok(Some(Users { file })),
+                Err(TryLockError::Error(_)) => return Ok(None),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                let path = directory.path().join(USERS_FILE);
+                return Err(StoreError::LockBusy { path, holder: None, waited: timeout });
+            }
+            std::thread::sleep(pause().min(left));
+        }
+    }
+
+    /// Has it alone; `None` if somebody shares it.
+    pub(super) fn exclude(root: &Directory) -> Result<Option<Users>, StoreError> {
+        let directory = root.make_directory(OWN_DIRECTORY)?;
+        let file = directory.file_to_append(USERS_FILE)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Users { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(StoreError::io("lock", &directory.path().join(USERS_FILE), error))
+            }
+        }
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
         let _ = self.file.unlock();
     }
 }

@@ -8,8 +8,9 @@
 //!   blobs/<algorithm>/<hex>  each file hashes to its name
 //!   .ringpull/
 //!     lock                   flock, held for one change of index.json
+//!     pulls                  flock, shared by all pulls, and for garbage collection alone
 //!     verified               which blobs need not be hashed again
-//!     partial/               files being written, each locked by its writer
+//!     partial/               files being written, each locked by its writer; of blobs, the journals
 //! ```
 //!
 //! What holds at every moment, whatever process dies and whatever disk fills up:
@@ -20,16 +21,18 @@
 //! - Several processes may use one layout. They meet only at the lock, and only for moments. Tools
 //!   that know no lock may change `index.json`, too: it is looked at again just before it is replaced.
 //!
-//! All calls block on the disk; none waits for the network. There is no garbage collection: blobs
-//! that no name leads to stay. There is no resuming of partials from one run to the next: this is
-//! the place for it, the partials' names begin with the digest for that reason.
+//! All calls block on the disk; none waits for the network. What of a blob is here when a process
+//! ends, in whatever way, is gone on with by the next that [claims](Store::claim) it.
 
+mod catalog;
 mod destination;
 mod directory;
 mod document;
 mod error;
 mod extents;
+mod garbage;
 mod index;
+mod journal;
 mod lock;
 mod partial;
 mod verified;
@@ -45,11 +48,13 @@ use std::time::Duration;
 
 use rustix::fs::Advice;
 
+pub use catalog::StoredImage;
 pub use destination::{Destination, DestinationError};
 pub use error::StoreError;
+pub use garbage::{Collect, Collected, HeldBlobs};
 pub use index::Registered;
-pub use partial::Swept;
-pub use writer::{BlobWriter, Written};
+pub use partial::{KeptPartial, Swept};
+pub use writer::{BlobWriter, Claim, Written};
 
 use crate::image::{Algorithm, Descriptor, Digest};
 use crate::limits::{
@@ -58,6 +63,7 @@ use crate::limits::{
 use directory::{Directory, Stamp};
 use index::Index;
 use lock::Lock;
+use partial::Sweep;
 use verified::Verified;
 
 const LAYOUT_FILE: &str = "oci-layout";
@@ -218,7 +224,20 @@ impl Store {
         Ok(Some(bytes))
     }
 
-    /// Begins a blob. The space of a large one is reserved at once.
+    /// Claims a blob, of which an earlier process may have written some: this one goes on with it,
+    /// and if it ends before the blob is whole, the next does. At any time one process at most has
+    /// it. The space of a large one is reserved at once.
+    ///
+    /// With `replace`, what is in its place is known to be [`Presence::Damaged`].
+    ///
+    /// # Errors
+    /// As for [`Store::begin`].
+    pub fn claim(&self, descriptor: &Descriptor, replace: bool) -> Result<Claim, StoreError> {
+        self.root().expect_regular_or_nothing(&relative_blob_path(&descriptor.digest))?;
+        BlobWriter::claim(self, descriptor, replace)
+    }
+
+    /// Begins a blob that nobody is to go on with. The space of a large one is reserved at once.
     ///
     /// # Errors
     /// [`StoreError::DiskFull`] if the blob cannot fit, [`StoreError::UnsafePath`] if something
@@ -274,15 +293,44 @@ impl Store {
         Ok(self.index()?.1.resolve(name))
     }
 
-    /// Removes what writers have left behind that are gone. Those that still write are not
-    /// disturbed, so any time is right; the beginning of a pull is a good one.
+    /// Removes what writers have left behind that are gone, except for what a pull can go on with
+    /// and that is not older than [`PARTIAL_AGE_MAX`](crate::limits::PARTIAL_AGE_MAX). Those that
+    /// still write are not disturbed, so any time is right; the beginning of a pull is a good one.
     ///
     /// # Errors
     /// The disk's.
     pub fn sweep(&self) -> Result<Swept, StoreError> {
+        self.sweep_partials(Sweep::Aged, false)
+    }
+
+    /// The partial blobs that a pull can go on with, or that are being written.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn kept_partials(&self) -> Result<Vec<KeptPartial>, StoreError> {
         match self.root().directory(PARTIALS)? {
-            Some(partials) => partial::sweep(&partials),
-            None => Ok(Swept::default()),
+            Some(partials) => partial::kept(&partials),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes sure that all `blobs` have room, of which nothing is here but what partials hold.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`], with what all of them together need.
+    pub fn expect_room_for<'a>(
+        &self,
+        blobs: impl IntoIterator<Item = &'a Descriptor>,
+    ) -> Result<(), StoreError> {
+        let missing =
+            |blob: &Descriptor| blob.size.saturating_sub(self.allocated_for(&blob.digest));
+        let need = blobs.into_iter().map(missing).fold(0, u64::saturating_add);
+        match self.root().space_left() {
+            Some(left) if left < need => {
+                let full = StoreError::io("reserve", self.path(), rustix::io::Errno::NOSPC);
+                Err(full.needing(need))
+            }
+            _ => Ok(()),
         }
     }
 

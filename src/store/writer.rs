@@ -2,24 +2,30 @@
 
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Instant, SystemTime};
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::extents::Extents;
-use super::partial::Partial;
-use super::{Store, StoreError, blob_directory};
+use super::journal::{self, Journal, Kind, Subject};
+use super::partial::{self, Claimed, Partial};
+use super::{Store, StoreError, blob_directory, relative_blob_path};
 use crate::image::{Descriptor, Digest, Hasher};
-use crate::limits::{HASH_BUFFER_SIZE, RESERVE_SIZE_MIN, WRITE_BACK_STEP};
+use crate::limits::{
+    FOLLOW_STEP, HASH_BUFFER_SIZE, JOURNAL_PARTS, JOURNAL_STEP_MIN, JOURNAL_SYNC_INTERVAL,
+    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP,
+};
 
 /// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
 ///
 /// ```text
 /// Store::begin ──▶ write_at … write_at ──▶ commit      blobs/<algorithm>/<hex>
-///                    ▲           │
-///                    └──restart──┘         drop        nothing
+/// Store::claim ──▶   ▲           │
+///                    └──restart──┘         drop        nothing; of a claimed blob, what is here
+///                                          discard     nothing
 ///
 ///   bytes     0 ▒▒▒▒▒▒▒▒▒▒▒▒ hashed ▒▒▒▒▒▒▒ ……………… ▒▒▒▒▒▒▒ …… size
 ///                                  └ behind ┘
@@ -30,15 +36,38 @@ use crate::limits::{HASH_BUFFER_SIZE, RESERVE_SIZE_MIN, WRITE_BACK_STEP};
 /// [`catch_up`](BlobWriter::catch_up); or all hashing is left to a thread of its own, which
 /// [`follow`](BlobWriter::follow)s the writers. One thread at a time hashes, whoever it is.
 ///
+/// What of a claimed blob is here is noted in its journal: when some was written, when it was synced,
+/// and when the writer is dropped.
+///
 /// Nothing is visible under `blobs/` before [`BlobWriter::commit`]. All methods block on the disk.
 #[derive(Debug)]
 pub struct BlobWriter {
     store: Store,
     descriptor: Descriptor,
     partial: Partial,
+    /// Of a claimed blob. Locked before the state.
+    journal: Option<Mutex<Journal>>,
     state: Mutex<State>,
     /// Told when bytes were written or the writer was closed, for a thread that follows.
     changed: Condvar,
+}
+
+/// What came of claiming a blob.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is ours to write. Something of it may be [written](BlobWriter::written) already, by an
+    /// earlier process.
+    Ours(Box<BlobWriter>),
+    /// Another writer has it.
+    Held {
+        /// Its process id, if it left one.
+        process: Option<u32>,
+        /// When it last wrote, if that can be told. Not to be compared with a clock, only with what
+        /// it was before.
+        written_at: Option<SystemTime>,
+    },
+    /// There is a file in its place.
+    There,
 }
 
 /// What a write came to.
@@ -54,6 +83,14 @@ pub struct Written {
 #[derive(Debug)]
 struct State {
     written: Extents,
+    /// What of that is not in the journal.
+    unnoted: Extents,
+    /// What of that may not be on disk.
+    unsynced: Extents,
+    /// When bytes were last waited for.
+    synced_at: Instant,
+    /// Bytes were lost on their way to the disk, with this error number.
+    lost: Option<i32>,
     /// Absent while a thread hashes.
     hasher: Option<Hasher>,
     /// Bytes hashed, from the first one on.
@@ -62,16 +99,23 @@ struct State {
     handed_over: u64,
     /// No more bytes will be written: whoever follows may go.
     closed: bool,
+    /// How many threads wait for a change: telling nobody is a system call, too.
+    waiting: usize,
 }
 
 impl State {
     fn new(descriptor: &Descriptor) -> State {
         State {
             written: Extents::default(),
+            unnoted: Extents::default(),
+            unsynced: Extents::default(),
+            synced_at: Instant::now(),
+            lost: None,
             hasher: Some(descriptor.digest.algorithm().hasher()),
             hashed: 0,
             handed_over: 0,
             closed: false,
+            waiting: 0,
         }
     }
 
@@ -83,17 +127,94 @@ impl State {
 
 impl BlobWriter {
     pub(super) fn begin(store: &Store, descriptor: &Descriptor) -> Result<BlobWriter, StoreError> {
-        let digest = &descriptor.digest;
-        let stem = format!("{}-{}", digest.algorithm().name(), digest.hex());
-        let writer = BlobWriter {
-            store: store.clone(),
-            descriptor: descriptor.clone(),
-            partial: Partial::create(store.partials()?, &stem)?,
-            state: Mutex::new(State::new(descriptor)),
-            changed: Condvar::new(),
-        };
+        let partial = Partial::create(store.partials()?, &partial::name_of(&descriptor.digest))?;
+        let writer = BlobWriter::new(store, descriptor, partial, None, State::new(descriptor));
         writer.reserve()?;
         Ok(writer)
+    }
+
+    pub(super) fn claim(
+        store: &Store,
+        descriptor: &Descriptor,
+        replace: bool,
+    ) -> Result<Claim, StoreError> {
+        let digest = &descriptor.digest;
+        let is_there = || Ok(!replace && store.root().file(&relative_blob_path(digest))?.is_some());
+        if is_there()? {
+            return Ok(Claim::There);
+        }
+        let partial = match Partial::claim(store.partials()?, digest)? {
+            Claimed::Ours(partial) => partial,
+            Claimed::Held => {
+                let (partials, name) = (store.partials()?, partial::name_of(digest));
+                let written_at = partials
+                    .file(&name)?
+                    .and_then(|file| file.metadata().and_then(|metadata| metadata.modified()).ok());
+                let process = journal::process(partials, &name);
+                return Ok(Claim::Held { process, written_at });
+            }
+            Claimed::Unlockable => {
+                return BlobWriter::begin(store, descriptor).map(Box::new).map(Claim::Ours);
+            }
+        };
+        // Its writer may have published it just before we had the lock. What we have now is empty.
+        if is_there()? {
+            return Ok(Claim::There);
+        }
+        let writer = BlobWriter::go_on(store, descriptor, partial)?;
+        writer.reserve()?;
+        Ok(Claim::Ours(Box::new(writer)))
+    }
+
+    /// A writer that has what the journal of its partial is believed.
+    fn go_on(
+        store: &Store,
+        descriptor: &Descriptor,
+        partial: Partial,
+    ) -> Result<BlobWriter, StoreError> {
+        let metadata =
+            partial.file().metadata().map_err(|error| partial.failed("look at", error))?;
+        let Descriptor { digest, size, .. } = *descriptor;
+        let subject = Subject { digest, size, inode: metadata.ino() };
+        let believed = journal::read(partial.directory(), partial.name(), &subject, metadata.len());
+        let mut state = State::new(descriptor);
+        let anew = believed.written.is_empty();
+        if anew {
+            let failed = |error| partial.failed("truncate", error);
+            partial.file().set_len(0).map_err(failed)?;
+        } else {
+            partial.keep();
+            state.written = believed.written.clone();
+            if believed.synced != believed.written {
+                state.unsynced = believed.written.clone();
+            }
+        }
+        let mut journal = Journal::new(partial.directory(), partial.name(), subject, believed);
+        if anew {
+            journal.clear()?;
+        }
+        if size >= JOURNAL_STEP_MIN {
+            // For those who wait. Without it they do not know for whom.
+            let _ = journal.open();
+        }
+        Ok(BlobWriter::new(store, descriptor, partial, Some(Mutex::new(journal)), state))
+    }
+
+    fn new(
+        store: &Store,
+        descriptor: &Descriptor,
+        partial: Partial,
+        journal: Option<Mutex<Journal>>,
+        state: State,
+    ) -> BlobWriter {
+        BlobWriter {
+            store: store.clone(),
+            descriptor: descriptor.clone(),
+            partial,
+            journal,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     /// Writes `bytes` at `offset` of the blob; what is there already stays as it is, for it may be
@@ -108,6 +229,7 @@ impl BlobWriter {
         if end > self.descriptor.size {
             return Err(self.wrong_size(end));
         }
+        self.expect_nothing_lost()?;
         let mut from = offset;
         let mut new = 0;
         while let Some(gap) = self.first_missing(from..end) {
@@ -122,6 +244,8 @@ impl BlobWriter {
         }
         let mut state = self.lock();
         state.written.insert(offset..end);
+        let mut returned = false;
+        state.unnoted.insert(offset..end);
         if new == bytes.len() as u64
             && state.hashed == offset
             && let Some(mut hasher) = state.hasher.take()
@@ -131,11 +255,20 @@ impl BlobWriter {
             state = self.lock();
             state.hashed = end;
             state.hasher = Some(hasher);
+            returned = true;
         }
         let behind = state.behind();
+        // Whoever waits for bytes is told of a few buffers' worth at a time, and of the last ones.
+        let worth_it = returned
+            || behind.end - behind.start >= FOLLOW_STEP
+            || state.written.size() == self.descriptor.size;
+        let heard = state.waiting > 0 && worth_it;
         drop(state);
-        self.changed.notify_all();
+        if heard {
+            self.changed.notify_all();
+        }
         self.start_write_back();
+        self.note_if_much();
         Ok(Written { new, behind: behind.end - behind.start })
     }
 
@@ -235,9 +368,127 @@ impl BlobWriter {
     /// # Errors
     /// The disk's. The writer is of no further use then.
     pub fn restart(&self) -> Result<(), StoreError> {
+        if let Some(journal) = &self.journal {
+            lock(journal).clear()?;
+        }
         self.partial.file().set_len(0).map_err(|error| self.partial.failed("truncate", error))?;
         *self.lock() = State::new(&self.descriptor);
         self.reserve()
+    }
+
+    /// Notes what was written since the last time: another process that finds the partial in this
+    /// boot of the machine goes on from there. Does not wait for the disk.
+    ///
+    /// Where the journal cannot be written, what it says remains true, and that is all that is lost.
+    pub fn note(&self) {
+        if let Some(journal) = &self.journal {
+            self.note_in(&mut lock(journal));
+        }
+    }
+
+    /// Notes what was written, if that would be much to lose, and nobody else is at it.
+    fn note_if_much(&self) {
+        let Some(journal) = &self.journal else { return };
+        let much = (self.descriptor.size / JOURNAL_PARTS).max(JOURNAL_STEP_MIN);
+        if self.lock().unnoted.size() < much {
+            return;
+        }
+        // Somebody who waits for the disk must not be waited for.
+        match journal.try_lock() {
+            Ok(mut journal) => self.note_in(&mut journal),
+            Err(TryLockError::Poisoned(poisoned)) => self.note_in(&mut poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn note_in(&self, journal: &mut Journal) {
+        // The names may be another writer's by now.
+        if !self.partial.is_ours() {
+            return;
+        }
+        let bytes = {
+            let mut state = self.lock();
+            let bytes = std::mem::take(&mut state.unnoted);
+            state.unsynced.extend(&bytes);
+            bytes
+        };
+        if bytes.is_empty() {
+            return;
+        }
+        match journal.append(Kind::Written, &bytes) {
+            Ok(()) => self.partial.keep(),
+            Err(_) => self.lock().unnoted.extend(&bytes),
+        }
+    }
+
+    /// Whether it is time to [`sync`](BlobWriter::sync). Not for a blob that is whole: its commit
+    /// does so.
+    pub fn wants_sync(&self) -> bool {
+        let state = self.lock();
+        self.journal.is_some()
+            && self.store.options().fsync
+            && state.lost.is_none()
+            && state.written.size() < self.descriptor.size
+            && state.unsynced.size() >= JOURNAL_SYNC_MIN
+            && state.synced_at.elapsed() >= JOURNAL_SYNC_INTERVAL
+    }
+
+    /// Waits until what was written is on disk, and notes that it is: from then on not even a power
+    /// cut takes it away. Without [`Options::fsync`](super::Options::fsync) only
+    /// [`note`](BlobWriter::note)s it.
+    ///
+    /// # Errors
+    /// The disk's. Bytes are lost then, nobody knows which: the partial is gone, and all that is done
+    /// with the writer fails.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        self.note();
+        if !self.store.options().fsync {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.lock().unsynced);
+        let synced = self.partial.file().sync_data();
+        if let Err(error) = synced {
+            self.lock().lost = Some(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
+            self.discard();
+            return Err(self.partial.failed("sync", error));
+        }
+        let mut journal = lock(journal);
+        if !self.partial.is_ours() {
+            return Ok(());
+        }
+        let noted = journal.append(Kind::Synced, &bytes).and_then(|()| journal.sync());
+        let named = noted.and_then(|()| self.partial.directory().sync());
+        let mut state = self.lock();
+        state.synced_at = Instant::now();
+        if named.is_err() {
+            // They are on disk, but nobody would know.
+            state.unsynced.extend(&bytes);
+        }
+        Ok(())
+    }
+
+    /// Bytes that a power cut could take away.
+    pub fn unsynced(&self) -> u64 {
+        self.lock().unsynced.size()
+    }
+
+    /// Nothing of the blob is to be believed: removes what was written, now. The writer is of no
+    /// further use, to whoever has it.
+    pub fn discard(&self) {
+        self.close();
+        // Whoever has the journal would write it anew.
+        let _journal = self.journal.as_ref().map(lock);
+        self.partial.discard();
+    }
+
+    fn expect_nothing_lost(&self) -> Result<(), StoreError> {
+        match self.lock().lost {
+            Some(errno) => {
+                Err(self.partial.failed("sync", std::io::Error::from_raw_os_error(errno)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes the blob visible, if it is what its descriptor says; otherwise it is removed.
@@ -247,6 +498,13 @@ impl BlobWriter {
     /// # Errors
     /// [`StoreError::Size`] and [`StoreError::Digest`] for wrong bytes; the disk's.
     pub fn commit(self) -> Result<(), StoreError> {
+        self.verify().inspect_err(|_| self.partial.discard())?;
+        self.store.publish(&self.partial, &self.descriptor.digest)
+    }
+
+    /// Whether all bytes are there, and right.
+    fn verify(&self) -> Result<(), StoreError> {
+        self.expect_nothing_lost()?;
         if self.written() != self.descriptor.size {
             return Err(self.wrong_size(self.written()));
         }
@@ -255,19 +513,16 @@ impl BlobWriter {
         if self.lock().hasher.is_some() {
             self.catch_up()?;
         }
-        let BlobWriter { store, descriptor, partial, state, .. } = self;
-        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let got = match state.hasher {
-            Some(hasher) if state.hashed == descriptor.size => hasher.finish(),
-            _ => {
-                let (expected, got) = (descriptor.size, state.hashed);
-                return Err(StoreError::Size { digest: descriptor.digest, expected, got });
-            }
+        let mut state = self.lock();
+        let got = match state.hasher.take() {
+            Some(hasher) if state.hashed == self.descriptor.size => hasher.finish(),
+            _ => return Err(self.wrong_size(state.hashed)),
         };
-        if got != descriptor.digest {
-            return Err(StoreError::Digest { expected: descriptor.digest, got: Box::new(got) });
+        let expected = self.descriptor.digest;
+        if got != expected {
+            return Err(StoreError::Digest { expected, got: Box::new(got) });
         }
-        store.publish(partial, &descriptor.digest)
+        Ok(())
     }
 
     /// Claims the space of a large blob, so that a full disk is found before the bytes are fetched.
@@ -278,7 +533,8 @@ impl BlobWriter {
         }
         let failed = |errno: Errno| self.partial.failed("reserve", errno.into()).needing(size);
         // Asked first: a failing fallocate may fill the disk to the brim before it gives up.
-        if self.store.root().space_left().is_some_and(|left| left < size) {
+        let missing = size.saturating_sub(partial::allocated_by(self.partial.file()));
+        if self.store.root().space_left().is_some_and(|left| left < missing) {
             return Err(failed(Errno::NOSPC));
         }
         let file = self.partial.file();
@@ -318,8 +574,11 @@ impl BlobWriter {
         StoreError::Size { digest: self.descriptor.digest, expected: self.descriptor.size, got }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -328,11 +587,24 @@ impl BlobWriter {
     }
 }
 
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Store {
     /// Gives a file whose bytes were verified the name of its digest.
-    fn publish(&self, partial: Partial, digest: &Digest) -> Result<(), StoreError> {
+    fn publish(&self, partial: &Partial, digest: &Digest) -> Result<(), StoreError> {
         let durable = self.options().fsync;
-        partial.finish(self.root().mode_of_files()?, durable)?;
+        let finished = partial.finish(self.root().mode_of_files()?, durable);
+        // After a failed fsync a second one would succeed over lost bytes.
+        finished.inspect_err(|_| partial.discard())?;
         let directory = self.root().make_directory(blob_directory(digest.algorithm()))?;
         let stamp = partial.publish(&directory, &digest.hex())?;
         if durable {

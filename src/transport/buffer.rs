@@ -15,12 +15,14 @@ pub struct Buffer {
     storage: Vec<u8>,
     start: usize,
     end: usize,
+    /// How much of the spare room is offered.
+    offered: usize,
 }
 
 impl Buffer {
     /// An empty buffer of `capacity` bytes.
     pub fn new(capacity: usize) -> Buffer {
-        Buffer { storage: vec![0; capacity], start: 0, end: 0 }
+        Buffer { storage: vec![0; capacity], start: 0, end: 0, offered: usize::MAX }
     }
 
     /// How many bytes it can hold in all.
@@ -52,9 +54,15 @@ impl Buffer {
         }
     }
 
-    /// The room behind the bytes.
+    /// The room behind the bytes, as far as it is [offered](Buffer::offer).
     pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.storage[self.end..]
+        let end = self.end.saturating_add(self.offered).min(self.storage.len());
+        &mut self.storage[self.end..end]
+    }
+
+    /// Offers at most `count` bytes of its room from now on, at least one.
+    pub fn offer(&mut self, count: usize) {
+        self.offered = count.max(1);
     }
 
     /// Counts the first `count` bytes of [`spare`](Buffer::spare) as filled.
@@ -79,7 +87,7 @@ impl Buffer {
     /// Appends `bytes`, growing if needed.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
-        self.spare()[..bytes.len()].copy_from_slice(bytes);
+        self.storage[self.end..][..bytes.len()].copy_from_slice(bytes);
         self.advance(bytes.len());
     }
 }
@@ -108,5 +116,10 @@ mod tests {
         buffer.consume(100);
         assert!(buffer.is_empty());
         assert_eq!(buffer.spare().len(), 6);
+        buffer.offer(4);
+        assert_eq!(buffer.spare().len(), 4);
+        buffer.extend(b"abcde");
+        assert_eq!(buffer.filled(), b"abcde");
+        assert_eq!(buffer.spare().len(), 1);
     }
 }

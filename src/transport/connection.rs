@@ -180,8 +180,18 @@ impl Connection {
     /// # Errors
     /// [`Error::Expired`] at the deadline, [`Error::Io`] on a reset, [`Error::Tls`] on a bad record.
     pub async fn fill(&mut self, deadline: Deadline) -> Result<Fill, Error> {
+        self.fill_up_to(usize::MAX, deadline).await
+    }
+
+    /// As [`fill`](Connection::fill), with at most `most` bytes for a plain connection. Over TLS, it
+    /// is the records' size that counts.
+    ///
+    /// # Errors
+    /// As [`fill`](Connection::fill).
+    pub async fn fill_up_to(&mut self, most: usize, deadline: Deadline) -> Result<Fill, Error> {
         if self.tls.is_none() {
-            let buffer = make_room(&mut self.received, self.buffer_size);
+            let mut buffer = make_room(&mut self.received, self.buffer_size);
+            buffer.offer(most);
             let (count, buffer) = self.receive(buffer, deadline).await;
             self.received = buffer;
             return Ok(if count? == 0 { Fill::End { clean: true } } else { Fill::Bytes });

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::clock;
+
 /// What a wait is for. The text completes "… while" in an error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -50,7 +52,7 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline `limit` from now.
     pub fn after(limit: Duration, phase: Phase) -> Deadline {
-        let now = Instant::now();
+        let now = clock::now();
         // A limit too large for the clock is as good as a century.
         let at = now.checked_add(limit).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400));
         Deadline { at, phase, limit }

@@ -48,6 +48,9 @@ pub enum Error {
     /// The peer's certificate is not trusted, or is for another name.
     #[error("the certificate is not trusted: {0}")]
     Trust(String),
+    /// The peer speaks only versions of TLS that are not safe any more, or none of those we speak.
+    #[error("no version of TLS that can be trusted is spoken there: {0}")]
+    TlsVersion(String),
     /// The TLS handshake or a record failed for another reason.
     #[error("TLS: {reason} while {phase}")]
     Tls {
@@ -108,7 +111,7 @@ impl Error {
             Error::Resolve { transient: true, .. } => Class::ResolveTimeout,
             Error::Resolve { transient: false, .. } => Class::Resolve,
             Error::Address { source, .. } => source.class(),
-            Error::Trust(_) => Class::TlsTrust,
+            Error::Trust(_) | Error::TlsVersion(_) => Class::TlsTrust,
             Error::Tls { .. } | Error::Closed(_) => Class::Tls,
             Error::Broken(_) => Class::Connect,
         }

@@ -5,13 +5,14 @@
 //!       │
 //!      tls       rustls driven sans-IO: ciphertext in, plaintext and ciphertext out
 //!       │
-//!    engine      owned buffer in, owned buffer and result out: uring | epoll
+//!    engine      owned buffer in, owned buffer and result out: uring | epoll | sim
 //! ```
 //!
 //! Knows no HTTP. Which engine is used is decided once, by [`probe`], and no code above
 //! [`engine`] can tell.
 
 pub mod buffer;
+pub mod clock;
 pub mod connection;
 pub mod deadline;
 pub mod engine;

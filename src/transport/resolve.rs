@@ -1,6 +1,9 @@
 //! Names to addresses, under a deadline.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use tokio::sync::oneshot;
 
 use super::{Deadline, Error};
 
@@ -8,7 +11,8 @@ use super::{Deadline, Error};
 /// own answer; no query is made for it.
 ///
 /// The system's resolver blocks, so it runs on a thread of its own; at the deadline that thread is
-/// left behind, and ends when the resolver gives up.
+/// left behind, and ends when the resolver gives up, or with the process. (Not on one of the
+/// runtime's: it would wait for them when it ends, as long as the resolver likes.)
 ///
 /// # Errors
 /// [`Error::Resolve`] when there is no such name or no answer, [`Error::Expired`] at the deadline.
@@ -16,7 +20,7 @@ pub async fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<So
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let lookup = tokio::net::lookup_host((host, port));
+    let lookup = look_up(host.to_owned(), port);
     let Ok(answer) = tokio::time::timeout_at(deadline.at.into(), lookup).await else {
         return Err(Error::expired(deadline));
     };
@@ -25,7 +29,6 @@ pub async fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<So
     };
     match answer {
         Ok(addresses) => {
-            let addresses: Vec<SocketAddr> = addresses.collect();
             if addresses.is_empty() {
                 return failed("the name has no address".to_owned(), false);
             }
@@ -39,4 +42,13 @@ pub async fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<So
             failed(reason, transient)
         }
     }
+}
+
+async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
+        // Nobody listens any more after the deadline.
+        let _ = tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
+    })?;
+    told.await.map_err(|_| io::Error::other("the thread that resolves names died"))?
 }

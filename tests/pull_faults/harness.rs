@@ -10,7 +10,7 @@ use ringpull::demo::{Action, Image, Kind, Options, Registry, RequestLine, Rule, 
 use rustls::ServerConfig;
 use tempfile::TempDir;
 
-use crate::support::layout::{Layout, sha256};
+use crate::support::layout::{Layout, expect_resumable, partials, sha256};
 use crate::support::process::{ringpull, run};
 use crate::support::tools::text;
 
@@ -365,7 +365,12 @@ impl Destination {
     /// Checks the state on disk.
     #[track_caller]
     pub fn expect(&self, disk: Disk, image: &Image) {
-        assert_eq!(self.partials(), [""; 0], "partials are left");
+        match disk {
+            Disk::Blobs => expect_resumable(&self.path),
+            Disk::Nothing | Disk::Image => {
+                assert_eq!(self.partials(), [""; 0], "partials are left")
+            }
+        }
         let blobs = self.verified_blobs();
         let index = self.path.join("index.json");
         match disk {
@@ -402,7 +407,7 @@ impl Destination {
 
     /// The names of the files that are being written, or were when a pull was killed.
     pub fn partials(&self) -> Vec<String> {
-        names_in(&self.path.join(".ringpull/partial"))
+        partials(&self.path)
     }
 }
 

@@ -458,8 +458,10 @@ pub fn redirects() -> Vec<Row> {
             ]),
             ..Options::default()
         })
-        .flags(&["--retries", "2"])
-        .starts(&[0, 300_000, 300_000]),
+        // What is left is asked for where the first part was, then at the registry: in one attempt.
+        .starts(&[0, 300_000])
+        .asked(Kind::Storage, 5)
+        .says(" 1 retry"),
         row("49 a signed URL that is never good", || Options {
             redirect_blobs: Some(BlobRedirect::Storage),
             faults: Rule::on(Kind::Storage).layer(0).then(Action::status(403)).into(),
@@ -534,21 +536,28 @@ pub fn refusals() -> Vec<Row> {
             .starts(&[0]),
         row("54 429 for a second", faults([Rule::on(Kind::Manifest).first(1).then(later("1"))]))
             .asked(Kind::Manifest, 2)
+            .says(" asks for silence: 1 s left")
             .log(|log| assert!(log[1].at - log[0].at >= Duration::from_secs(1), "too soon")),
         row(
             "54 429 for a second, on a layer",
             faults([Rule::on(Kind::Blob).layer(0).first(1).then(later("1"))]),
         )
+        .says(" asks for silence: 1 s left")
         .starts(&[0, 0]),
         row("54 429 for more than a minute", manifest(later("61")))
             .flags(&["--retries", "4"])
             .fails(
                 5,
                 "rate-limited",
-                "too many requests (status 429), to be asked again in 1m 1s",
+                "too many requests (status 429), to be asked again in 1m 1s; that is 2",
                 Nothing,
             )
+            .says(", and at most 60 s are waited for (--max-wait)")
             .asked(Kind::Manifest, 1),
+        row("54 429 for longer than the user waits", layer(later("2")))
+            .flags(&["--retries", "4", "--max-wait", "1s"])
+            .fails(5, "rate-limited", "and at most 1 s are waited for (--max-wait)", Blobs)
+            .starts(&[0]),
         row("54 429 until the end of time", manifest(later("Fri, 31 Dec 9999 23:59:59 GMT")))
             .fails(5, "rate-limited", "at 9999-12-31T23:59:59Z", Nothing)
             .asked(Kind::Manifest, 1),
@@ -626,6 +635,11 @@ pub fn refusals() -> Vec<Row> {
 
 // --- certificates --------------------------------------------------------------------------------
 
+/// A record with a handshake message (RFC 4346 section 7.4.1.3): version, time and 28 bytes, no session,
+/// TLS_RSA_WITH_AES_128_CBC_SHA, no compression.
+const SERVER_HELLO_OF_TLS_1_1: &[u8] = b"\x16\x03\x02\0\x2a\x02\0\0\x26\x03\x02\
+    0123456789abcdef0123456789abcdef\0\0\x2f\0";
+
 pub fn trust() -> Vec<Row> {
     let certified = |certificate| move || Tls::new(certificate).scene(Options::default());
     let expired = Certificate { years: (2019, 2020), ..Certificate::GOOD };
@@ -668,6 +682,19 @@ pub fn trust() -> Vec<Row> {
             scene
         })
         .says("warning: the certificate of 127.0.0.1 is not verified"),
+        row_of("57 a peer that refuses our versions", raw(send(b"\x15\x03\x01\0\x02\x02\x46")))
+            .fails(
+                9,
+                "tls-trust",
+                "no version of TLS that can be trusted is spoken there",
+                Nothing,
+            ),
+        row_of("57 a peer that speaks TLS 1.1", raw(send(SERVER_HELLO_OF_TLS_1_1))).fails(
+            9,
+            "tls-trust",
+            "no version of TLS that can be trusted is spoken there",
+            Nothing,
+        ),
         row_of("58 a silent handshake", raw(vec![Step::Hold]))
             .flags(&["--retries", "0", "--tls-timeout", "600ms"])
             .fails(5, "tls", "the TLS handshake did not end within 600 ms", Nothing)

@@ -173,7 +173,7 @@ pub fn endings() -> Vec<Row> {
             .flags(&["--retries", "0"]),
         row_of("15 no close_notify, and a body until close that is short", || until_close(1_000))
             .flags(&["--retries", "0"])
-            .fails(5, "truncated", "the connection was not closed in order", Nothing),
+            .fails(5, "truncated", "the connection was not closed in order", Blobs),
         row("16 a body until close", layer(Action::UntilClose)).starts(&[0]),
         tls_row("16 a body until close over TLS", layer(Action::UntilClose)).starts(&[0]),
         row("16 a manifest until close", manifest(Action::UntilClose)).asked(Kind::Manifest, 1),

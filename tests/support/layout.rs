@@ -1,6 +1,7 @@
 //! OCI image layouts on disk (image-spec, `image-layout.md`): written, read, verified, compared.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -171,6 +172,34 @@ pub fn verify_all(layout: &Layout) {
         names.push(name);
     }
     assert!(!names.is_empty(), "{} is empty", directory.display());
+}
+
+/// The names in `.ringpull/partial` of a layout: files that are being written, or that a pull was
+/// ended over. Sorted; none, if there is no such directory.
+pub fn partials(layout: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(layout.join(".ringpull/partial")).into_iter().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Checks that what is left of blobs is what a pull can go on with, and nothing besides: partials
+/// named by their digests, each with its journal, for this user alone, of blobs that are not there.
+#[track_caller]
+pub fn expect_resumable(layout: &Path) {
+    let names = partials(layout);
+    for name in &names {
+        let partial = name.strip_suffix(".journal").unwrap_or(name);
+        let hex = partial.strip_prefix("sha256-").expect("the name of a partial");
+        let is_hex = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        assert!(is_hex, "{name} is left");
+        assert!(names.contains(&partial.to_owned()), "{name} without its partial: {names:?}");
+        assert!(names.contains(&format!("{partial}.journal")), "{name} without its journal");
+        assert!(!layout.join("blobs/sha256").join(hex).exists(), "{name} of a blob that is there");
+        let metadata = std::fs::metadata(layout.join(".ringpull/partial").join(name)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+    }
 }
 
 /// Checks that all of `root`, as it is in `expected`, is in `found` too, byte for byte.

@@ -44,6 +44,7 @@ fn clean(mut command: Command, arguments: &[&str]) -> Command {
 /// A process under way. It is killed when this is dropped.
 pub struct Running {
     shown: String,
+    id: u32,
     /// Names this process for ever, where a number may become another's.
     process: OwnedFd,
     started: Instant,
@@ -76,13 +77,18 @@ impl Running {
         let shown = format!("{command:?}");
         let started = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let pid = Pid::from_child(&child);
+        let (id, pid) = (child.id(), Pid::from_child(&child));
         let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         let stdout = reading(child.stdout.take());
         let stderr = reading(child.stderr.take());
         let (end, ended) = channel();
         std::thread::spawn(move || end.send(wait_for(child)));
-        Running { shown, process, started, ended, stdout, stderr }
+        Running { shown, id, process, started, ended, stdout, stderr }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// Sends a signal.

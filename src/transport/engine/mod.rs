@@ -1,12 +1,12 @@
-//! One contract, two engines: an owned buffer goes in, the owned buffer and a result come out.
+//! One contract, three engines: an owned buffer goes in, the owned buffer and a result come out.
 //!
-//! | | uring | epoll |
-//! |---|---|---|
-//! | a wait is | a linked pair of SQEs: the operation and its `LINK_TIMEOUT` | readiness, beside a timer |
-//! | the deadline is kept by | the kernel | the runtime's timer wheel |
-//! | runtime | tokio-uring, one thread | tokio current-thread, one thread |
+//! | | uring | epoll | sim |
+//! |---|---|---|---|
+//! | a wait is | a linked pair of SQEs: the operation and its `LINK_TIMEOUT` | readiness, beside a timer | a change of the simulated network, beside a timer |
+//! | the deadline is kept by | the kernel | the runtime's timer wheel | the same, under a virtual clock |
+//! | runtime | tokio-uring, one thread | tokio current-thread, one thread | as epoll, its clock paused |
 //!
-//! The contract, which `tests/engine.rs` holds both engines to:
+//! The contract, which `tests/engine.rs` and, for sim, `tests/sim.rs` hold the engines to:
 //!
 //! - At most one receive and one send (or connect) at a time are under way on a socket.
 //! - Bytes that arrived win over a deadline that passed; no byte is lost, none comes twice.
@@ -19,6 +19,7 @@
 
 mod epoll;
 mod low_water;
+pub mod sim;
 pub mod uring;
 
 use std::cell::Cell;
@@ -26,23 +27,24 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Buffer, Deadline, Error};
+use super::{Buffer, Deadline, Error, clock};
 
-/// The engines that a user can name.
+/// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
     /// io_uring with linked timeouts.
     Uring,
     /// Readiness and timers.
     Epoll,
+    /// Scripted peers under a virtual clock. For tests: no flag names it.
+    Sim,
 }
 
 impl EngineKind {
-    /// Every engine, for tests that run once per engine.
+    /// Every engine that talks to a kernel, for tests that run once per engine.
     pub const ALL: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Epoll];
 }
 
@@ -51,6 +53,7 @@ impl fmt::Display for EngineKind {
         f.write_str(match self {
             EngineKind::Uring => "uring",
             EngineKind::Epoll => "epoll",
+            EngineKind::Sim => "sim",
         })
     }
 }
@@ -62,6 +65,8 @@ pub enum Engine {
     /// Tokio's readiness, kept private: there is nothing to study in it.
     #[doc(hidden)]
     Epoll(epoll::Engine),
+    /// See [`sim`].
+    Sim(sim::Engine),
 }
 
 impl Engine {
@@ -73,7 +78,23 @@ impl Engine {
         Ok(match kind {
             EngineKind::Uring => Engine::Uring(uring::Engine::start(connections)?),
             EngineKind::Epoll => Engine::Epoll(epoll::Engine::start()?),
+            // It needs a network to begin with.
+            EngineKind::Sim => return Err(io::ErrorKind::Unsupported.into()),
         })
+    }
+
+    /// An engine on a simulated `network`, over a current-thread `runtime` whose clock is paused.
+    pub fn simulated(runtime: tokio::runtime::Runtime, network: sim::Network) -> Engine {
+        Engine::Sim(sim::Engine::new(runtime, network))
+    }
+
+    /// Which engine this is.
+    pub fn kind(&self) -> EngineKind {
+        match self {
+            Engine::Uring(_) => EngineKind::Uring,
+            Engine::Epoll(_) => EngineKind::Epoll,
+            Engine::Sim(_) => EngineKind::Sim,
+        }
     }
 
     /// Runs `main` and all that it spawns with `tokio::task::spawn_local`, until `main` ends.
@@ -82,6 +103,7 @@ impl Engine {
         match self {
             Engine::Uring(engine) => engine.run(main),
             Engine::Epoll(engine) => engine.run(main),
+            Engine::Sim(engine) => engine.run(main),
         }
     }
 
@@ -90,7 +112,7 @@ impl Engine {
     pub fn sockets(&self) -> Option<usize> {
         match self {
             Engine::Uring(engine) => Some(engine.sockets()),
-            Engine::Epoll(_) => None,
+            Engine::Epoll(_) | Engine::Sim(_) => None,
         }
     }
 
@@ -99,6 +121,7 @@ impl Engine {
         match self {
             Engine::Uring(engine) => Connector::Uring(engine.connector()),
             Engine::Epoll(_) => Connector::Epoll,
+            Engine::Sim(engine) => Connector::Sim(engine.connector()),
         }
     }
 }
@@ -110,6 +133,8 @@ pub enum Connector {
     Uring(uring::Connector),
     /// On epoll.
     Epoll,
+    /// On a simulated network.
+    Sim(sim::Connector),
 }
 
 impl Connector {
@@ -118,7 +143,7 @@ impl Connector {
     /// # Errors
     /// [`Error::Expired`] at the deadline, [`Error::Io`] when the kernel or the peer refuses.
     pub async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<Socket, Error> {
-        if deadline.remaining(Instant::now()).is_none() {
+        if deadline.remaining(clock::now()).is_none() {
             return Err(Error::expired(deadline));
         }
         let stream = match self {
@@ -126,6 +151,7 @@ impl Connector {
                 Stream::Uring(connector.connect(address, deadline).await?)
             }
             Connector::Epoll => Stream::Epoll(epoll::Stream::connect(address, deadline).await?),
+            Connector::Sim(connector) => Stream::Sim(connector.connect(address, deadline).await?),
         };
         Ok(Socket {
             stream,
@@ -150,6 +176,7 @@ pub struct Socket {
 enum Stream {
     Uring(uring::Stream),
     Epoll(epoll::Stream),
+    Sim(sim::Stream),
 }
 
 impl Socket {
@@ -166,6 +193,7 @@ impl Socket {
         let answer = match &self.stream {
             Stream::Uring(stream) => stream.recv(buffer, deadline).await,
             Stream::Epoll(stream) => stream.recv(buffer, deadline).await,
+            Stream::Sim(stream) => stream.recv(buffer, deadline).await,
         };
         turn.end();
         answer
@@ -183,6 +211,7 @@ impl Socket {
         let answer = match &self.stream {
             Stream::Uring(stream) => stream.send(bytes, deadline).await,
             Stream::Epoll(stream) => stream.send(bytes, deadline).await,
+            Stream::Sim(stream) => stream.send(bytes, deadline).await,
         };
         turn.end();
         answer
@@ -207,6 +236,7 @@ impl Socket {
         match &self.stream {
             Stream::Uring(stream) => stream.shutdown(how),
             Stream::Epoll(stream) => stream.shutdown(how),
+            Stream::Sim(stream) => stream.shutdown(how),
         }
     }
 
@@ -220,6 +250,10 @@ impl Socket {
         match &self.stream {
             Stream::Uring(stream) => stream.set_low_water(bytes),
             Stream::Epoll(stream) => stream.set_low_water(bytes),
+            Stream::Sim(stream) => {
+                stream.set_low_water(bytes);
+                Ok(())
+            }
         }
     }
 
@@ -228,6 +262,7 @@ impl Socket {
         let waiting = match &self.stream {
             Stream::Uring(stream) => stream.waiting(),
             Stream::Epoll(stream) => stream.waiting(),
+            Stream::Sim(stream) => Ok(stream.waiting()),
         };
         waiting.is_ok_and(|count| count > 0)
     }
@@ -239,6 +274,7 @@ impl Socket {
             && match &self.stream {
                 Stream::Uring(stream) => stream.is_quiet(),
                 Stream::Epoll(stream) => stream.is_quiet(),
+                Stream::Sim(stream) => stream.is_quiet(),
             }
     }
 
@@ -250,6 +286,7 @@ impl Socket {
         match &self.stream {
             Stream::Uring(stream) => stream.peer_address(),
             Stream::Epoll(stream) => stream.peer_address(),
+            Stream::Sim(stream) => Ok(stream.peer_address()),
         }
     }
 }
@@ -280,7 +317,7 @@ impl<'a> Turn<'a> {
         if busy.get() {
             return Err(Error::Broken("two operations in one direction of a socket"));
         }
-        if deadline.remaining(Instant::now()).is_none() {
+        if deadline.remaining(clock::now()).is_none() {
             return Err(Error::expired(deadline));
         }
         busy.set(true);

@@ -64,8 +64,8 @@ pub fn choose(wish: EngineWish) -> Result<Choice, ProbeError> {
 
 fn choose_without(wish: EngineWish, denied: &[Operation]) -> Result<Choice, ProbeError> {
     let ability = match wish {
-        EngineWish::Only(EngineKind::Epoll) => {
-            return Ok(Choice { engine: EngineKind::Epoll, why: "asked for".into() });
+        EngineWish::Only(engine @ (EngineKind::Epoll | EngineKind::Sim)) => {
+            return Ok(Choice { engine, why: "asked for".into() });
         }
         EngineWish::Auto | EngineWish::Only(EngineKind::Uring) => {
             let (threads, connections) = rings();

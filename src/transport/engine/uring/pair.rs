@@ -72,11 +72,10 @@ impl Outcome {
 /// before that, it leaves both to tokio-uring, which keeps their data until their completions.
 pub(super) struct Pair<'a, D: Unpin + 'static> {
     operation: Option<InFlightOneshot<Held<D>, Raw<D>>>,
-    /// The operation's result, once it is there.
-    completed: Option<(i32, D)>,
+    /// What the operation brought back, once it has ended.
+    data: Option<D>,
     timeout: Option<InFlightOneshot<Limit, RawLimit>>,
-    /// The timeout's result, once it is there.
-    fired: Option<i32>,
+    seen: Seen,
     stream: &'a Stream,
     lane: Lane,
 }
@@ -130,9 +129,9 @@ impl<'a, D: Unpin + 'static> Pair<'a, D> {
         let timeout = UnsubmittedOneshot::new(limit, RawLimit, timeout_entry).submit();
         Pair {
             operation: Some(operation),
-            completed: None,
+            data: None,
             timeout: Some(timeout),
-            fired: None,
+            seen: Seen::default(),
             stream,
             lane,
         }
@@ -148,7 +147,7 @@ impl<D: Unpin + 'static> Future for Pair<'_, D> {
             && let Poll::Ready(result) = Pin::new(timeout).poll(context)
         {
             this.timeout = None;
-            this.fired = Some(result);
+            this.seen.timeout = Some(result);
             if result == -Errno::INVAL.raw_os_error() {
                 // The operation waits without a limit. End it: its completion then comes, and
                 // brings back the data.
@@ -157,18 +156,19 @@ impl<D: Unpin + 'static> Future for Pair<'_, D> {
             }
         }
         if let Some(operation) = &mut this.operation
-            && let Poll::Ready(completed) = Pin::new(operation).poll(context)
+            && let Poll::Ready((result, data)) = Pin::new(operation).poll(context)
         {
             this.operation = None;
-            this.completed = Some(completed);
+            this.seen.operation = Some(result);
+            this.data = Some(data);
         }
-        let Some(fired) = this.fired else { return Poll::Pending };
-        let Some((result, data)) = this.completed.take() else { return Poll::Pending };
+        let Some(outcome) = this.seen.outcome() else { return Poll::Pending };
+        let Some(data) = this.data.take() else { return Poll::Pending };
         this.lane.waiting(&this.stream.file).set(None);
-        let outcome = decide(result, fired);
+        let fired = this.seen.timeout == Some(-Errno::TIME.raw_os_error());
         this.stream.ring.count(|counters| match outcome {
             Outcome::Expired => counters.expired += 1,
-            Outcome::Completed(_) if fired == -Errno::TIME.raw_os_error() => counters.raced += 1,
+            Outcome::Completed(_) if fired => counters.raced += 1,
             _ => {}
         });
         Poll::Ready((outcome, data))
@@ -182,6 +182,20 @@ impl<D: Unpin + 'static> Drop for Pair<'_, D> {
             self.lane.waiting(&self.stream.file).set(None);
             self.stream.ring.count(|counters| counters.dropped += 1);
         }
+    }
+}
+
+/// The results of a pair that were seen so far. Both always come, in either order.
+#[derive(Debug, Default)]
+struct Seen {
+    operation: Option<i32>,
+    timeout: Option<i32>,
+}
+
+impl Seen {
+    /// How the pair ended, once both have been seen.
+    fn outcome(&self) -> Option<Outcome> {
+        Some(decide(self.operation?, self.timeout?))
     }
 }
 
@@ -243,5 +257,64 @@ impl OneshotOutputTransform for RawLimit {
 
     fn transform_oneshot_output(self, _limit: Limit, entry: cqueue::Entry) -> i32 {
         entry.result()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last error number of Linux (`EHWPOISON`).
+    const ERRNO_MAX: i32 = 133;
+
+    /// A pair that ends with these results means the same in whichever order they come, and nothing
+    /// before both have.
+    #[track_caller]
+    fn outcome(operation: i32, timeout: i32) -> Outcome {
+        let mut operation_first = Seen::default();
+        assert!(operation_first.outcome().is_none());
+        operation_first.operation = Some(operation);
+        assert!(operation_first.outcome().is_none());
+        operation_first.timeout = Some(timeout);
+        let mut timeout_first = Seen { timeout: Some(timeout), ..Seen::default() };
+        assert!(timeout_first.outcome().is_none());
+        timeout_first.operation = Some(operation);
+        let [one, other] = [operation_first, timeout_first].map(|seen| seen.outcome().unwrap());
+        assert_eq!(format!("{one:?}"), format!("{other:?}"));
+        one
+    }
+
+    #[test]
+    fn every_pair_of_results_has_its_meaning_in_both_orders() {
+        let [canceled, interrupted, invalid, time] =
+            [libc::ECANCELED, libc::EINTR, libc::EINVAL, libc::ETIME];
+        // All error numbers, and what a timeout that was removed or never armed may say.
+        let timeouts = (0..=ERRNO_MAX).map(|errno| -errno);
+        for timeout in timeouts {
+            for result in [0, 1, 4096, i32::MAX] {
+                match outcome(result, timeout) {
+                    Outcome::Split => assert_eq!(timeout, -invalid),
+                    Outcome::Completed(count) => assert_eq!(count, result as usize, "no byte lost"),
+                    other => panic!("{result} beside {timeout}: {other:?}"),
+                }
+            }
+            for errno in 1..=ERRNO_MAX {
+                match outcome(-errno, timeout) {
+                    Outcome::Split => assert_eq!(timeout, -invalid),
+                    Outcome::Expired => {
+                        assert!(
+                            timeout == -time && [canceled, interrupted].contains(&errno),
+                            "{errno}"
+                        );
+                    }
+                    Outcome::Interrupted => assert!(timeout != -time && errno == interrupted),
+                    Outcome::Failed(error) => {
+                        assert_eq!(error.raw_os_error(), Some(errno));
+                        assert!(errno != interrupted && (errno != canceled || timeout != -time));
+                    }
+                    Outcome::Completed(_) => panic!("{errno} beside {timeout} is no success"),
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,109 @@
+//! Which images a store has.
+
+use std::collections::HashMap;
+
+use super::{Store, StoreError};
+use crate::image::manifest::config_platform;
+use crate::image::{Descriptor, Digest, Document, Manifest};
+use crate::limits::{IMAGE_CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX};
+
+/// An entry of `index.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its name; `None` for an entry that another tool has left without one.
+    pub name: Option<String>,
+    /// What the name means: a manifest or an index.
+    pub digest: Digest,
+    /// The platforms of the images that are here, in the order of the index.
+    pub platforms: Vec<String>,
+    /// Bytes of all its blobs that are here, each counted once. Other images may share them.
+    pub size: u64,
+    /// How many of its blobs are missing or of another size. The images of an index that are not
+    /// here at all do not count.
+    pub missing: usize,
+}
+
+/// What is found on the way from an entry to its blobs.
+#[derive(Default)]
+struct Found {
+    platforms: Vec<String>,
+    /// Size in bytes of each blob, or `None` of one that is missing.
+    blobs: HashMap<Digest, Option<u64>>,
+}
+
+impl Store {
+    /// The images that `index.json` names, in its order. Entries that ringpull cannot read are left
+    /// out. Nothing is hashed but documents.
+    ///
+    /// # Errors
+    /// [`StoreError::Index`]; the disk's.
+    pub fn images(&self) -> Result<Vec<StoredImage>, StoreError> {
+        let (_, index) = self.index()?;
+        let mut images = Vec::new();
+        for (name, root) in index.images() {
+            let mut found = Found::default();
+            self.look(&root, &mut found)?;
+            let name = name.map(str::to_owned);
+            let size = found.blobs.values().flatten().sum();
+            let missing = found.blobs.values().filter(|size| size.is_none()).count();
+            let platforms = found.platforms;
+            images.push(StoredImage { name, digest: root.digest, platforms, size, missing });
+        }
+        Ok(images)
+    }
+
+    fn look(&self, root: &Descriptor, found: &mut Found) -> Result<(), StoreError> {
+        // A blob that was seen already is not looked into again, so a cycle ends.
+        if found.blobs.contains_key(&root.digest) {
+            return Ok(());
+        }
+        self.count(root, found)?;
+        let Some(bytes) = self.read_if_right(&root.digest, MANIFEST_SIZE_MAX)? else {
+            found.blobs.insert(root.digest, None);
+            return Ok(());
+        };
+        match Document::parse(&bytes, Some(&root.media_type)) {
+            Ok(Document::Index(index)) => {
+                for entry in index.manifests {
+                    if self.size_of(&entry.descriptor.digest)?.is_some() {
+                        self.look(&entry.descriptor, found)?;
+                    }
+                }
+            }
+            Ok(Document::Manifest(Manifest { config, layers, .. })) => {
+                let bytes = self.read_if_right(&config.digest, IMAGE_CONFIG_SIZE_MAX)?;
+                let platform = bytes.as_deref().and_then(config_platform);
+                found.platforms.extend(platform.map(|platform| platform.to_string()));
+                self.count(&config, found)?;
+                for layer in layers {
+                    self.count(&layer.descriptor, found)?;
+                }
+            }
+            // An artifact of another kind.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn count(&self, blob: &Descriptor, found: &mut Found) -> Result<(), StoreError> {
+        let size = self.size_of(&blob.digest)?.filter(|size| *size == blob.size);
+        found.blobs.insert(blob.digest, size);
+        Ok(())
+    }
+
+    fn size_of(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        Ok(self.open_blob(digest)?.map(|(_, stamp)| stamp.size))
+    }
+
+    /// A document, if it is here and is what its name says.
+    fn read_if_right(
+        &self,
+        digest: &Digest,
+        size_max: usize,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.read(digest, size_max as u64) {
+            Err(StoreError::Digest { .. } | StoreError::TooLarge { .. }) => Ok(None),
+            read => read,
+        }
+    }
+}
