@@ -272,11 +272,13 @@ pub const MEMORY: u64 = 64 << 20;
 pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64;
 
 /// File descriptors that a connection may need: its socket, one beside it where a registry
-/// redirects, the file of its blob and of one that is being verified, their directories meanwhile.
-pub const CONNECTION_DESCRIPTORS: u64 = 6;
+/// redirects, and, of its blob and of one that is being verified, the file, the journal, and the
+/// directory meanwhile.
+pub const CONNECTION_DESCRIPTORS: u64 = 8;
 
-/// File descriptors that a pull needs besides: standard streams, two engines, signals, the store.
-pub const DESCRIPTORS_RESERVED: u64 = 20;
+/// File descriptors that a pull needs besides: standard streams, two engines, signals, the store
+/// and its locks.
+pub const DESCRIPTORS_RESERVED: u64 = 22;
 
 /// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
 /// one piece.
