@@ -137,6 +137,20 @@ fn redirects() -> Vec<Row> {
                 .first(1)
                 .then(Action::status(403)),
         ),
+        row("a byte is wrong where the registry redirects to", storage(), |pulled| {
+            assert_eq!(pulled.redirected(), 2, "it may know of another place");
+            let (last, pieces) = pulled.pieces().split_last().map(|(a, b)| (*a, b.len())).unwrap();
+            assert!(pieces >= 8, "{pieces}");
+            assert_eq!((last.range, last.body_sent), (None, SIZE), "once more, in one stream");
+            pulled.expect(" 48.0 MiB wasted");
+        })
+        .fault(
+            Rule::on(Kind::Storage)
+                .layer(0)
+                .asked(Asked::Covering(20 * MIB))
+                .first(1)
+                .then(Action::FlipByte(20 * MIB)),
+        ),
         row("the storage is busy", storage(), |pulled| {
             assert_eq!(pulled.redirected(), 1, "the URL is as good as it was");
             pulled.expect_each_byte_once();
