@@ -234,7 +234,7 @@ fn the_last_piece_is_split_when_connections_are_idle() {
         let limit = Action::Limit(MIB / 2);
         let pull = Pull::new(engine)
             .pace(3 * MIB)
-            .fault(part().nth(12).then(limit))
+            .fault(part().asked(Asked::Covering(SIZE - 1)).first(1).then(limit))
             .flags(&["--recv-timeout", "20s"])
             .run();
         let slow = pull.faulty();

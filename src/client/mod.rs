@@ -104,13 +104,18 @@ impl Client {
 
     /// Asks, logs in if the registry wants it, follows redirects, and returns a successful answer.
     ///
-    /// Where a blob was redirected to is asked for its further pieces too, as long as that answers.
+    /// Where a blob was redirected to is asked for its further pieces too, as long as that answers. For
+    /// the whole of a blob the registry is asked: it is the first question, or one after something was
+    /// wrong with what came from there.
     ///
     /// # Errors
     /// See [`Error`]; a refusal of the registry is [`Error::Refused`].
     pub async fn ask(&self, question: Question<'_>) -> Result<Answer, Error> {
         if question.asked != Asked::Blob {
             return Ok(self.ask_registry(question).await?.0);
+        }
+        if question.request.requested_range().is_none() {
+            return self.ask_and_learn(question).await;
         }
         let redirects = &self.session.redirects;
         let url = question.request.url();

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
 use crate::support::layout::Layout;
-use crate::support::process::{Outcome, Running, SOON, ringpull_under, run};
+use crate::support::process::{Outcome, Running, SOON, ringpull_under, run, slack};
 use crate::support::ringpull::engines;
 use crate::support::server::eventually;
 use crate::support::tools::{text, tool_or_skip};
@@ -48,7 +48,7 @@ fn a_silence_ends_at_its_deadline_and_says_where() {
         );
         assert_eq!(outcome.last_line(), expected);
         assert_eq!((outcome.code, &outcome.stdout[..]), (5, ""), "{}", outcome.all);
-        let allowed = SILENCE..=SILENCE + Duration::from_millis(500);
+        let allowed = SILENCE..=SILENCE + slack();
         assert!(allowed.contains(&silence), "{engine}: {silence:?}");
         out.expect(Disk::Blobs, &image);
     }

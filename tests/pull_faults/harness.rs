@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use tempfile::TempDir;
 
 use crate::support::layout::{Layout, expect_resumable, partials, sha256};
-use crate::support::process::{ringpull, run};
+use crate::support::process::{ringpull, run, slack};
 use crate::support::tools::text;
 
 /// Size of the image's layer 0, in bytes. Below what counts as progress, so that attempts are
@@ -274,7 +274,7 @@ impl Row {
             let took = first.map_or(outcome.took, |first| outcome.at - first);
             // The request is logged a moment after the pull began to wait.
             let least = expected - Duration::from_millis(50);
-            let allowed = least..=expected + Duration::from_millis(500);
+            let allowed = least..=expected + slack();
             assert!(allowed.contains(&took), "took {took:?}, not {expected:?}");
         }
         for check in &self.logs {

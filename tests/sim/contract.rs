@@ -156,14 +156,14 @@ fn in_the_moment_of_the_deadline_both_can_come_first_and_no_byte_is_lost() {
             peer.write_all(HELLO).await.unwrap();
             let (result, buffer) = socket.recv(Buffer::new(9), deadline).await;
             assert!(clock::now() <= deadline.at);
-            if result.is_err() {
+            let (count, buffer) = if let Err(error) = result {
                 expired += 1;
-                assert!(matches!(result, Err(Error::Expired { .. })) && buffer.is_empty());
-                let (count, buffer) = socket.recv(buffer, body(LONG)).await;
-                assert_eq!((count.unwrap(), buffer.filled()), (5, &HELLO[..]));
+                assert!(matches!(error, Error::Expired { .. }) && buffer.is_empty());
+                socket.recv(buffer, body(LONG)).await
             } else {
-                assert_eq!((result.unwrap(), buffer.filled()), (5, &HELLO[..]));
-            }
+                (result, buffer)
+            };
+            assert_eq!((count.unwrap(), buffer.filled()), (5, &HELLO[..]));
         });
     }
     assert!((16..=48).contains(&expired), "{expired} of 64 came too late");
