@@ -93,8 +93,8 @@ fn only_the_gaps_are_asked_for() {
                     let stalled = lines().find(|line| line.fault != Action::None);
                     let left = stalled
                         .and_then(|line| line.range)
-                        .map_or(u64::MAX, |(first, last)| last + 1 - first - 2 * MIB);
-                    sent(log, blob).saturating_add(left) == blob.size()
+                        .map_or(0, |(first, last)| last + 1 - first - 2 * MIB);
+                    sent(log, blob).saturating_add(left) >= blob.size()
                 };
                 assert!(scene.registry.wait_until(SOON, all_but_one));
                 scene.wait_for_all_but_the_gap(blob);
@@ -115,7 +115,11 @@ fn only_the_gaps_are_asked_for() {
                         let again = sent(&after, blob) - scene.left(blob);
                         assert!(again <= blob.size() / 20, "{again} bytes: {what}");
                     }
-                    _ => assert_eq!(asked, [Some((first + 2 * MIB, last))], "{what}"),
+                    // Some of the rest may have been split off, and have arrived.
+                    _ => assert!(
+                        matches!(asked[..], [Some((from, to))] if from == first + 2 * MIB && to <= last),
+                        "{asked:?} in place of {first} + 2 MiB to {last}: {what}"
+                    ),
                 }
                 scene.expect_image(&LARGE);
             }
