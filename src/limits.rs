@@ -158,6 +158,14 @@ pub const VERIFIED_SIZE_MAX: u64 = 8 << 20;
 /// so that a full disk is found early. Below it a failed write has cost little.
 pub const RESERVE_SIZE_MIN: u64 = 1 << 20;
 
+/// Most bytes that one write gives the kernel. It makes a page of the cache as large as a write, where
+/// the file system can (ext4 since Linux 6.16): larger ones save little, and where memory is in pieces,
+/// or given back to a virtual machine's host, they are made slowly (3 GiB to a new file: 0.7 to 1.2
+/// seconds of CPU in writes of 64 KiB, 0.7 to 3.8 in those of 256 KiB).
+pub const WRITE_SIZE: u64 = 64 << 10;
+// Receives end where buffers of a file do, so that these steps are whole.
+const _: () = assert!((RECV_BUFFER_SIZE as u64).is_multiple_of(WRITE_SIZE));
+
 /// How many bytes of a blob are written before the kernel is told to start writing them back. Large
 /// enough for a disk to work well, small enough that the fsync at the end finds little left to do.
 pub const WRITE_BACK_STEP: u64 = 8 << 20;
@@ -268,8 +276,10 @@ pub const CONNECTIONS_MAX: usize = 256;
 /// Default for the memory of all buffers of a pull, in bytes.
 pub const MEMORY: u64 = 64 << 20;
 
-/// What a connection takes of that, in bytes: a buffer to receive into, and over TLS a second one.
-pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64;
+/// What a connection takes of that, in bytes: a buffer to receive into, over TLS a second one, and an
+/// eighth for all that is no such buffer: the TLS session, requests and heads, its share of what the
+/// process has anyway. So that the whole process stays within the budget and its program's text.
+pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64 * 9 / 8;
 
 /// File descriptors that a connection may need: its socket, one beside it where a registry
 /// redirects, and, of its blob and of one that is being verified, the file, the journal, and the
@@ -319,8 +329,8 @@ pub const TUNER_GAIN_MIN: u64 = 15;
 /// Share of the cores in use above which connections are not what is missing, in per cent.
 pub const TUNER_CPU_SHARE_MAX: u64 = 55;
 
-/// Share of all cores below which a pull that finds them busy is kept small by others, and not by its
-/// own work, in per cent.
+/// Share of all cores below which a pull that finds them busy waits for the network and not for a core,
+/// in per cent; what it was ready to use and others had counts.
 pub const TUNER_CPU_SHARE_FAIR: u64 = 25;
 
 /// Share of the cores in use above which connections stop to share blobs, in per cent. Well above the

@@ -269,13 +269,13 @@ fn bounds() -> Vec<Row> {
     let sixty_four = ["--connections", "64", "--jobs", "64"];
     vec![
         row("little memory, few connections", |pulled| {
-            pulled.expect_connections(4);
+            pulled.expect_connections(3);
             assert!(pulled.layer_connections() > 1);
             pulled.expect_nothing_twice();
         })
         .options(paced.clone())
         .flags(&["--connections", "auto", "--memory", "2M"]),
-        row("little memory overrules many connections", |pulled| pulled.expect_connections(4))
+        row("little memory overrules many connections", |pulled| pulled.expect_connections(3))
             .flags(&["--connections", "64", "--memory", "2M"]),
         row("one connection", |pulled| {
             pulled.expect_connections(1);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::JoinHandle;
@@ -39,6 +40,8 @@ pub(super) struct Fetch {
     /// Tells of changes after which there may be something to do for others.
     changed: Notify,
     pub(super) executor: Executor,
+    /// Of the runtimes of the workers that have one of their own.
+    runtimes: Mutex<Vec<RuntimeMetrics>>,
     /// No thread may begin to hash any more.
     closed: AtomicBool,
 }
@@ -73,6 +76,7 @@ impl Fetch {
             throttle,
             changed: Notify::new(),
             executor,
+            runtimes: Mutex::default(),
             closed: AtomicBool::new(false),
         };
         fetch.board().set_target(fetch.tuner().target());
@@ -89,6 +93,20 @@ impl Fetch {
 
     pub(super) fn tuner(&self) -> MutexGuard<'_, Tuner> {
         lock(&self.tuner)
+    }
+
+    /// A worker runs on the runtime of this thread.
+    pub(super) fn runs_here(&self) {
+        if let Executor::Threads(_) = self.executor {
+            lock(&self.runtimes).push(Handle::current().metrics());
+        }
+    }
+
+    /// How long the workers had something to do, all together and by the clock on the wall: with the
+    /// time that others had their core.
+    pub(super) fn busy_time(&self) -> Duration {
+        // Each is a runtime of one thread.
+        lock(&self.runtimes).iter().map(|runtime| runtime.worker_total_busy_duration(0)).sum()
     }
 
     /// Tells all workers to look at the board again.

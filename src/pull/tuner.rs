@@ -34,17 +34,20 @@ pub(super) struct Measured {
 pub(super) struct Cpu {
     /// Of this process.
     pub(super) used: u64,
+    /// Of this process, with what it was ready to use and did not get.
+    pub(super) wanted: u64,
     /// In which they had nothing to do.
     pub(super) idle: u64,
 }
 
 impl Cpu {
-    /// How much of what this process could have it has, in per cent. What others use is theirs, once
-    /// this process has its part; before, a busy neighbour must not keep it small.
+    /// How much of what this process could have it has, in per cent. What others use is theirs, if
+    /// this process wants much itself; one that wants little waits for the network, and a busy
+    /// neighbour must not keep it small.
     fn saturation(self) -> u64 {
-        match self.used {
-            used @ TUNER_CPU_SHARE_FAIR.. => used * 100 / (used + self.idle).max(1),
-            used => used,
+        match self.wanted {
+            TUNER_CPU_SHARE_FAIR.. => self.used * 100 / (self.used + self.idle).max(1),
+            wanted => wanted,
         }
     }
 
@@ -181,7 +184,12 @@ mod tests {
     use crate::limits::TUNER_INTERVAL;
 
     fn measured(rate: u64) -> Measured {
-        Measured { rate, cpu: Cpu { used: 10, idle: 90 }, saturated: true, flowing: true }
+        Measured {
+            rate,
+            cpu: Cpu { used: 10, wanted: 10, idle: 90 },
+            saturated: true,
+            flowing: true,
+        }
     }
 
     /// A line on which a connection gets `each`, and all together `all`, bytes per second: the
@@ -219,7 +227,10 @@ mod tests {
         let mut tuner = Tuner::new(4, 128);
         let now = Instant::now();
         for _ in 0..50 {
-            tuner.tick(Measured { cpu: Cpu { used: 80, idle: 20 }, ..measured(1 << 30) }, now);
+            tuner.tick(
+                Measured { cpu: Cpu { used: 80, wanted: 90, idle: 20 }, ..measured(1 << 30) },
+                now,
+            );
         }
         assert_eq!(tuner.target(), 4);
     }
@@ -275,21 +286,22 @@ mod tests {
 
     #[test]
     fn a_blob_is_shared_where_cores_are_idle() {
-        let spreads = |used, idle, already| Cpu { used, idle }.spreads(already);
-        assert!(spreads(10, 90, false), "waiting for the network");
-        assert!(!spreads(50, 20, false), "server and client on the same cores");
-        assert!(spreads(50, 20, true), "sharing uses more: it does not end at once");
-        assert!(!spreads(60, 2, true), "nothing is idle");
-        assert!(spreads(5, 0, false), "kept small by others");
+        let spreads = |used, wanted, idle, already| Cpu { used, wanted, idle }.spreads(already);
+        assert!(spreads(10, 10, 90, false), "waiting for the network");
+        assert!(!spreads(50, 60, 20, false), "server and client on the same cores");
+        assert!(spreads(50, 60, 20, true), "sharing uses more: it does not end at once");
+        assert!(!spreads(60, 90, 2, true), "nothing is idle");
+        assert!(spreads(5, 8, 0, false), "the network is slow, and others use all cores");
+        assert!(!spreads(20, 95, 0, false), "others use all cores, and we wait for ours");
     }
 
     #[test]
     fn nothing_is_added_where_no_core_is_idle() {
         let mut tuner = Tuner::new(2, 64);
-        let busy = Measured { cpu: Cpu { used: 40, idle: 5 }, ..measured(1 << 30) };
+        let busy = Measured { cpu: Cpu { used: 40, wanted: 60, idle: 5 }, ..measured(1 << 30) };
         tuner.tick(busy, Instant::now());
         assert_eq!(tuner.target(), 2);
-        let idle = Measured { cpu: Cpu { used: 40, idle: 60 }, ..measured(1 << 30) };
+        let idle = Measured { cpu: Cpu { used: 40, wanted: 40, idle: 60 }, ..measured(1 << 30) };
         tuner.tick(idle, Instant::now());
         assert_eq!(tuner.target(), 4);
     }

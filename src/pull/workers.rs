@@ -230,6 +230,8 @@ struct Meter {
     at: Instant,
     bytes: u64,
     cpu: Duration,
+    /// Time that the workers had something to do, whether or not they had a core.
+    busy: Duration,
     /// Time that all cores had nothing to do; absent where the kernel does not tell.
     idle: Option<Duration>,
 }
@@ -239,7 +241,7 @@ impl Meter {
         let bytes = fetch.context.session.bytes_received();
         let executor = &fetch.executor;
         let (cpu, idle) = (executor.cpu_time(), executor.idle_time());
-        Meter { at: clock::now(), bytes, cpu, idle }
+        Meter { at: clock::now(), bytes, cpu, busy: fetch.busy_time(), idle }
     }
 
     /// What happened since the last call.
@@ -249,6 +251,7 @@ impl Meter {
         let rate = format::per_second(now.bytes - self.bytes, elapsed);
         let all = elapsed.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
         let used = now.cpu.saturating_sub(self.cpu);
+        let wanted = used.max(now.busy.saturating_sub(self.busy));
         let idle = match (now.idle, self.idle) {
             (Some(now), Some(before)) => now.saturating_sub(before).min(all),
             _ => all.saturating_sub(used),
@@ -256,7 +259,8 @@ impl Meter {
         *self = now;
         let board = fetch.board();
         let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
-        let cpu = Cpu { used: share(used, all), idle: share(idle, all) };
+        let [used, wanted, idle] = [used, wanted, idle].map(|part| share(part, all));
+        let cpu = Cpu { used, wanted, idle };
         Measured { rate, cpu, saturated, flowing }
     }
 }
@@ -303,6 +307,7 @@ async fn work_with(
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let client = Rc::new(Client::new(connector, Arc::clone(&fetch.context.session)));
+    fetch.runs_here();
     let mut tasks = JoinSet::new();
     let result = tokio::select! {
         biased;

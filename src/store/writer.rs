@@ -1,5 +1,6 @@
 //! A blob on its way into the store.
 
+use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,7 +17,7 @@ use super::{Store, StoreError, blob_directory, relative_blob_path};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::limits::{
     FOLLOW_STEP, HASH_BUFFER_SIZE, JOURNAL_PARTS, JOURNAL_STEP_MIN, JOURNAL_SYNC_INTERVAL,
-    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP,
+    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP, WRITE_SIZE,
 };
 
 /// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
@@ -235,7 +236,7 @@ impl BlobWriter {
         while let Some(gap) = self.first_missing(from..end) {
             let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
             let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
-            self.partial.file().write_all_at(part, gap.start).map_err(|error| {
+            write_in_steps(self.partial.file(), part, gap.start).map_err(|error| {
                 let missing = self.descriptor.size.saturating_sub(self.written());
                 self.partial.failed("write", error).needing(missing)
             })?;
@@ -591,6 +592,19 @@ impl Drop for BlobWriter {
     fn drop(&mut self) {
         self.note();
     }
+}
+
+/// Writes `bytes` at `offset`, in steps that end at multiples of [`WRITE_SIZE`] of the file.
+fn write_in_steps(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    let (mut at, mut rest) = (offset, bytes);
+    while !rest.is_empty() {
+        let to_the_next = WRITE_SIZE - at % WRITE_SIZE;
+        let step = usize::try_from(to_the_next).map_or(rest.len(), |step| step.min(rest.len()));
+        file.write_all_at(&rest[..step], at)?;
+        at += step as u64;
+        rest = &rest[step..];
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
