@@ -197,7 +197,7 @@ async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
 /// Measures, and changes the number of connections if that is called for.
 fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
     fetch.sync_partials();
-    let measured = meter.measure(fetch, cores);
+    let Some(measured) = meter.measure(fetch, cores) else { return };
     if measured.cpu.has_idle_core(cores) {
         fetch.use_idle_cores(cores);
     }
@@ -229,6 +229,8 @@ fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
 struct Meter {
     at: Instant,
     bytes: u64,
+    /// How many bytes there were at first: before one more there is nothing to judge by.
+    first: u64,
     cpu: Duration,
     /// Time that the workers had something to do, whether or not they had a core.
     busy: Duration,
@@ -241,12 +243,14 @@ impl Meter {
         let bytes = fetch.context.session.bytes_received();
         let executor = &fetch.executor;
         let (cpu, idle) = (executor.cpu_time(), executor.idle_time());
-        Meter { at: clock::now(), bytes, cpu, busy: fetch.busy_time(), idle }
+        Meter { at: clock::now(), bytes, first: bytes, cpu, busy: fetch.busy_time(), idle }
     }
 
-    /// What happened since the last call.
-    fn measure(&mut self, fetch: &Fetch, cores: usize) -> Measured {
-        let now = Meter::new(fetch);
+    /// What happened since the last call; nothing while that had no bytes to begin with. Cores are idle
+    /// as long as connections are made, and that says nothing about what comes then.
+    fn measure(&mut self, fetch: &Fetch, cores: usize) -> Option<Measured> {
+        let now = Meter { first: self.first, ..Meter::new(fetch) };
+        let judged = self.bytes > self.first;
         let elapsed = now.at.saturating_duration_since(self.at).max(Duration::from_millis(1));
         let rate = format::per_second(now.bytes - self.bytes, elapsed);
         let all = elapsed.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
@@ -261,7 +265,7 @@ impl Meter {
         let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
         let [used, wanted, idle] = [used, wanted, idle].map(|part| share(part, all));
         let cpu = Cpu { used, wanted, idle };
-        Measured { rate, cpu, saturated, flowing }
+        judged.then_some(Measured { rate, cpu, saturated, flowing })
     }
 }
 
