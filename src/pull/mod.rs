@@ -250,7 +250,7 @@ impl Context {
         let tls = TlsConfig::new(&config.network.tls).map_err(Error::new)?;
         let session =
             Session::new(&config.network, tls, &config.reference, reporter).map_err(Error::new)?;
-        let options = store::Options { fsync: config.fsync, ..store::Options::default() };
+        let options = store::Options { fsync: config.fsync, lock_timeout: config.lock_timeout };
         let store = Store::open(config.destination.path(), options).map_err(Error::new)?;
         let Swept { files, bytes } = store.sweep().map_err(Error::new)?;
         if files > 0 {
