@@ -10,6 +10,7 @@
 //!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
+//!   signals       ends amid waits for a disk or a lock
 //!   names         what needs a name server or several addresses
 //! ```
 #![allow(
@@ -31,6 +32,8 @@ mod harness;
 mod names;
 #[path = "pull_faults/protocol.rs"]
 mod protocol;
+#[path = "pull_faults/signals.rs"]
+mod signals;
 mod support;
 #[path = "pull_faults/surroundings.rs"]
 mod surroundings;
@@ -101,6 +104,7 @@ fn the_list_of_faults_is_true() {
         let files = [
             include_str!("pull_faults/alone.rs"),
             include_str!("pull_faults/surroundings.rs"),
+            include_str!("pull_faults/signals.rs"),
             include_str!("crash.rs"),
             include_str!("resume.rs"),
             include_str!("pull_replace.rs"),
