@@ -11,6 +11,7 @@
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
 //!   signals       ends amid waits for a disk or a lock
+//!   clock         a date that changes
 //!   names         what needs a name server or several addresses
 //! ```
 #![allow(
@@ -26,6 +27,8 @@
 
 #[path = "pull_faults/alone.rs"]
 mod alone;
+#[path = "pull_faults/clock.rs"]
+mod clock;
 #[path = "pull_faults/harness.rs"]
 mod harness;
 #[path = "pull_faults/names.rs"]
@@ -104,6 +107,7 @@ fn the_list_of_faults_is_true() {
         let files = [
             include_str!("pull_faults/alone.rs"),
             include_str!("pull_faults/surroundings.rs"),
+            include_str!("pull_faults/clock.rs"),
             include_str!("pull_faults/signals.rs"),
             include_str!("crash.rs"),
             include_str!("resume.rs"),
