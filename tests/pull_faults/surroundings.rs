@@ -128,7 +128,7 @@ fn a_ring_that_must_be_entered_again_is() {
     }
     for errno in ["EINTR", "EAGAIN", "EBUSY"] {
         // Each second time, each third, and some times in a row. An entry that the runtime has lost
-        // so is made up for by the engine's watch, a second later.
+        // so is made up for by the engine's watch, a moment later.
         for when in ["1+2", "2+3", "8..10"] {
             let scene = Scene::serving(Options::default(), &IMAGE);
             let out = Destination::new();
