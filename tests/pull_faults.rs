@@ -10,6 +10,7 @@
 //!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
+//!   secrets       what redirects must not tell
 //!   signals       ends amid waits for a disk or a lock
 //!   clock         a date that changes
 //!   names         what needs a name server or several addresses
@@ -35,6 +36,8 @@ mod harness;
 mod names;
 #[path = "pull_faults/protocol.rs"]
 mod protocol;
+#[path = "pull_faults/secrets.rs"]
+mod secrets;
 #[path = "pull_faults/signals.rs"]
 mod signals;
 mod support;
@@ -107,6 +110,8 @@ fn the_list_of_faults_is_true() {
         let files = [
             include_str!("pull_faults/alone.rs"),
             include_str!("pull_faults/surroundings.rs"),
+            include_str!("pull_faults/secrets.rs"),
+            include_str!("../src/registry/redirect.rs"),
             include_str!("pull_faults/clock.rs"),
             include_str!("pull_faults/signals.rs"),
             include_str!("crash.rs"),
