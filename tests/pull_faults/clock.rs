@@ -135,7 +135,7 @@ fn a_clock_that_is_set_is_seen() {
             outcome.expect_failure(5, "rate-limited", "; that is ");
             let said = outcome.last_line().split("that is ").nth(1).and_then(|s| s.get(..20));
             let said = humantime::parse_rfc3339(said.unwrap()).unwrap();
-            let off = said.duration_since(expected).map_or_else(|early| early.duration(), |d| d);
+            let off = said.duration_since(expected).unwrap_or_else(|early| early.duration());
             assert!(off < DAY / 24, "{offset}: {}", outcome.all);
         }
     }

@@ -622,11 +622,9 @@ mod tests {
                 UnsubmittedOneshot::new((), Result32, entry).submit()
             };
             let all: Vec<_> = (0..COUNT).map(|_| nop()).collect();
-            let mut came = 0;
-            for one in all {
+            for (came, one) in all.into_iter().enumerate() {
                 let one = tokio::time::timeout(Duration::from_secs(30), one).await;
                 assert_eq!(one.ok(), Some(0), "after {came} of {COUNT}");
-                came += 1;
             }
         });
     }
