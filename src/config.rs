@@ -33,6 +33,8 @@ pub struct PullConfig {
     pub destination: Destination,
     /// Whether the disk is waited for before anything is reported as done.
     pub fsync: bool,
+    /// How long another process may hold the destination's lock.
+    pub lock_timeout: Duration,
     /// How it is fetched.
     pub network: NetworkConfig,
 }

@@ -180,6 +180,17 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two attempts to take a layout's lock.
 pub const LOCK_PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// How long after a first signal a pull may take to end by itself: the user was promised a second.
+pub const SIGNAL_PATIENCE: Duration = Duration::from_millis(700);
+
+/// How long of that its workers may take. One that waits for a slow disk is left alone then.
+pub const STOP_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long, after that, what was received may take to be noted, and synced.
+pub const KEEP_PATIENCE: Duration = Duration::from_millis(300);
+const _: () =
+    assert!(STOP_PATIENCE.as_millis() + KEEP_PATIENCE.as_millis() < SIGNAL_PATIENCE.as_millis());
+
 /// How often a change of `index.json` starts over because a tool that knows no lock has changed it
 /// in between. Each time takes milliseconds; a tool that wins so often is not going to stop.
 pub const INDEX_ROUNDS_MAX: u32 = 16;

@@ -274,6 +274,7 @@ fn options_have_twins_in_the_environment() {
     world.pull(&[], &retries).expect_failure(5, "recv-timeout", "attempt 2 of 2");
     for (variable, value) in [
         ("RINGPULL_RECV_TIMEOUT", "x"),
+        ("RINGPULL_LOCK_TIMEOUT", "x"),
         ("RINGPULL_JOBS", "0"),
         ("RINGPULL_ENGINE", "kqueue"),
         ("RINGPULL_PLATFORM", "linux"),

@@ -10,6 +10,9 @@
 //!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
+//!   secrets       what redirects must not tell
+//!   signals       ends amid waits for a disk or a lock
+//!   clock         a date that changes
 //!   names         what needs a name server or several addresses
 //! ```
 #![allow(
@@ -25,12 +28,18 @@
 
 #[path = "pull_faults/alone.rs"]
 mod alone;
+#[path = "pull_faults/clock.rs"]
+mod clock;
 #[path = "pull_faults/harness.rs"]
 mod harness;
 #[path = "pull_faults/names.rs"]
 mod names;
 #[path = "pull_faults/protocol.rs"]
 mod protocol;
+#[path = "pull_faults/secrets.rs"]
+mod secrets;
+#[path = "pull_faults/signals.rs"]
+mod signals;
 mod support;
 #[path = "pull_faults/surroundings.rs"]
 mod surroundings;
@@ -101,12 +110,19 @@ fn the_list_of_faults_is_true() {
         let files = [
             include_str!("pull_faults/alone.rs"),
             include_str!("pull_faults/surroundings.rs"),
+            include_str!("pull_faults/secrets.rs"),
+            include_str!("../src/registry/redirect.rs"),
+            include_str!("pull_faults/clock.rs"),
+            include_str!("pull_faults/signals.rs"),
             include_str!("crash.rs"),
             include_str!("resume.rs"),
             include_str!("pull_replace.rs"),
             include_str!("pull_faults/names.rs"),
             include_str!("pull_client.rs"),
             include_str!("store.rs"),
+            include_str!("masks.rs"),
+            include_str!("../src/transport/engine/uring/self_test/mod.rs"),
+            include_str!("../src/transport/engine/uring/mod.rs"),
         ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");
     }

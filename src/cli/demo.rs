@@ -12,6 +12,7 @@ use crate::config::{Platforms, PullConfig};
 use crate::demo::{Action, Image, Kind, Options, Registry, RequestLine, Rule, Script};
 use crate::error::Class;
 use crate::image::{Algorithm, Digest, Platform, Reference};
+use crate::limits::LOCK_TIMEOUT;
 use crate::pull::{Pulled, pull};
 use crate::report::{Reporter, format};
 use crate::store::Destination;
@@ -95,6 +96,7 @@ pub(super) fn run(arguments: DemoArgs) -> Result<(), Failure> {
         platforms: Platforms::One(Platform::host()),
         destination: Destination::Layout { path: directory.clone(), tag: None },
         fsync: true,
+        lock_timeout: LOCK_TIMEOUT,
         network,
     };
     let pulled = pull(&config, &reporter)?;

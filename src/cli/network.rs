@@ -235,7 +235,7 @@ fn size(text: &str, least: u64) -> Result<u64, String> {
 }
 
 /// A default as it would be typed. Leaked once: clap keeps default values for the whole process.
-fn shown(time: Duration) -> &'static str {
+pub(super) fn shown(time: Duration) -> &'static str {
     humantime::format_duration(time).to_string().leak()
 }
 

@@ -1,14 +1,16 @@
 //! `ringpull pull`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args};
 
-use super::network::{NetworkArgs, ReportArgs};
+use super::network::{NetworkArgs, ReportArgs, shown, timeout};
 use super::{Failure, overruled, print};
 use crate::config::{Platforms, PullConfig};
 use crate::image::{Platform, Reference};
+use crate::limits::LOCK_TIMEOUT;
 use crate::pull::pull;
 use crate::report::Verbosity;
 use crate::store::Destination;
@@ -35,6 +37,10 @@ pub(super) struct PullArgs {
     /// Do not wait for the disk: faster, but a power cut may cost what was pulled
     #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_NO_FSYNC")]
     no_fsync: bool,
+    /// Longest time that another process may hold the store's lock, which is not held while anything
+    /// is fetched
+    #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(LOCK_TIMEOUT), env = "RINGPULL_LOCK_TIMEOUT")]
+    lock_timeout: Duration,
     #[command(flatten)]
     report: ReportArgs,
     #[command(flatten)]
@@ -72,6 +78,7 @@ pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
         platforms,
         destination,
         fsync: !arguments.no_fsync,
+        lock_timeout: arguments.lock_timeout,
         network: arguments.network.config(&reporter)?,
     };
     let pulled = pull(&config, &reporter)?;

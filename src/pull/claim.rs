@@ -9,8 +9,9 @@
 //! ```
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use super::Job;
 use super::board::Piece;
@@ -169,19 +170,34 @@ impl Fetch {
     }
 
     /// Notes what of each blob is here, for another pull to go on with. The pull ends now, so the
-    /// disk is waited for only as long as little is left to be written.
-    pub(super) fn keep_partials(&self) {
-        let mut left = JOURNAL_SYNC_LAST_MAX;
-        std::thread::scope(|scope| {
-            for job in self.jobs() {
-                let Some(writer) = lock(&job.slot).writer.take() else { continue };
+    /// disk is waited for only as long as little is left to be written, and for `patience` at most.
+    /// What is noted was written, and counts even if it is not on disk by then.
+    pub(super) fn keep_partials(&self, patience: Option<Duration>) {
+        let left = Arc::new(AtomicU64::new(JOURNAL_SYNC_LAST_MAX));
+        let (working, all_done) = mpsc::channel::<()>();
+        for job in self.jobs() {
+            let Some(writer) = lock(&job.slot).writer.take() else { continue };
+            let (left, working) = (Arc::clone(&left), working.clone());
+            // Each on a thread: one that waits for the disk must not keep the others.
+            let kept = std::thread::Builder::new().spawn(move || {
                 writer.note();
                 let unsynced = writer.unsynced();
-                if (1..=left).contains(&unsynced) {
-                    left -= unsynced;
-                    scope.spawn(move || writer.sync());
+                let fits = |left: u64| left.checked_sub(unsynced);
+                let order = Ordering::Relaxed;
+                if unsynced > 0 && left.fetch_update(order, order, fits).is_ok() {
+                    // After a failure nothing of it is left to be believed.
+                    let _ = writer.sync();
                 }
-            }
-        });
+                drop((writer, working));
+            });
+            // Without a thread, the writer notes what it has when it is dropped.
+            drop(kept);
+        }
+        drop(working);
+        // Nothing is ever sent: it ends when all of them have.
+        match patience {
+            Some(patience) => drop(all_done.recv_timeout(patience)),
+            None => drop(all_done.recv()),
+        }
     }
 }

@@ -180,6 +180,11 @@ impl Error {
         }
     }
 
+    /// Whether it was the user who ended the pull.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self.0.cause, Cause::Interrupted(_))
+    }
+
     /// How long the server asked us to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.0.cause {

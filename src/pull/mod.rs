@@ -10,6 +10,7 @@
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
 //!   register   manifests are written, then the name: only now is the image visible
+//!   signals    end all of that, whatever it waits for
 //! ```
 //!
 //! Mirrors have their place in the endpoint.
@@ -23,6 +24,7 @@ mod lane;
 mod replace;
 mod resolve;
 mod retry;
+mod signals;
 mod throttle;
 mod tuner;
 mod workers;
@@ -32,7 +34,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 pub use error::Error;
@@ -40,6 +41,7 @@ use error::{Cause, Object, Subject};
 use executor::Executor;
 use resolve::Resolved;
 use retry::Policy;
+use signals::Signals;
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
@@ -96,7 +98,7 @@ struct Context {
 
 /// Pulls an image.
 ///
-/// SIGINT and SIGTERM end it in order, a second one at once.
+/// SIGINT and SIGTERM end it in order and within [`SIGNAL_PATIENCE`], a second one at once.
 ///
 /// # Errors
 /// See [`Error`]; the store is then as it was, but for blobs that were complete, and what is kept of
@@ -104,11 +106,11 @@ struct Context {
 pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
     let choice = probe::choose(config.network.engine).map_err(Error::new)?;
     reporter.note(&format!("engine: {choice}"));
+    // First, so that it is there until all else is gone.
+    let (_signals, stopped) = Signals::listen(reporter)?;
     let engine = Engine::start(choice.engine, RESOLVING_SOCKETS)
         .map_err(|source| Error::system("cannot start the engine", source))?;
     engine.run(async {
-        let (stop, stopped) = watch::channel(None);
-        watch_signals(stop)?;
         let executor = Executor::Threads(choice.engine);
         pull_until(config, reporter, choice, &engine, executor, stopped).await
     })
@@ -128,28 +130,6 @@ pub async fn pull_on(
     let choice = Choice { engine: engine.kind(), why: "given".into() };
     let executor = Executor::Local;
     pull_until(config, reporter, choice, engine, executor, stop).await
-}
-
-/// Tells `stop` of the first signal to end; ends the process on the second.
-fn watch_signals(stop: watch::Sender<Option<i32>>) -> Result<(), Error> {
-    let listen =
-        |kind| signal(kind).map_err(|source| Error::system("cannot listen for signals", source));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    tokio::task::spawn_local(async move {
-        loop {
-            let kind = tokio::select! {
-                _ = interrupt.recv() => SignalKind::interrupt(),
-                _ = terminate.recv() => SignalKind::terminate(),
-            };
-            let number = kind.as_raw_value();
-            if stop.borrow().is_some() {
-                std::process::exit(128 + number);
-            }
-            let _ = stop.send(Some(number));
-        }
-    });
-    Ok(())
 }
 
 async fn pull_until(
@@ -250,7 +230,7 @@ impl Context {
         let tls = TlsConfig::new(&config.network.tls).map_err(Error::new)?;
         let session =
             Session::new(&config.network, tls, &config.reference, reporter).map_err(Error::new)?;
-        let options = store::Options { fsync: config.fsync, ..store::Options::default() };
+        let options = store::Options { fsync: config.fsync, lock_timeout: config.lock_timeout };
         let store = Store::open(config.destination.path(), options).map_err(Error::new)?;
         let Swept { files, bytes } = store.sweep().map_err(Error::new)?;
         if files > 0 {

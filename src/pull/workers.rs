@@ -23,7 +23,7 @@ use crate::client::Client;
 use crate::config::NetworkConfig;
 use crate::limits::{
     CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED,
-    TUNER_INTERVAL, WORKERS_MAX,
+    KEEP_PATIENCE, STOP_PATIENCE, TUNER_INTERVAL, WORKERS_MAX,
 };
 use crate::report::format;
 use crate::transport::{Connector, Engine, EngineKind, clock};
@@ -80,8 +80,12 @@ pub(super) async fn fetch_all(
     }
     drop(done);
     let looked_after = look_after(&fetch, results, stop, &end, cores).await;
+    let interrupted = looked_after.as_ref().is_err_and(Error::is_interruption)
+        && matches!(executor, Executor::Threads(_));
     for worker in running {
         let died = match worker {
+            // It waits for the disk, perhaps for long.
+            Worker::Thread(thread) if interrupted && !thread.is_finished() => false,
             Worker::Thread(thread) => thread.join().is_err(),
             Worker::Task(task) => task.await.is_err(),
         };
@@ -89,7 +93,7 @@ pub(super) async fn fetch_all(
             outcome = outcome.and(Err(self::died("it panicked")));
         }
     }
-    fetch.keep_partials();
+    fetch.keep_partials(interrupted.then_some(KEEP_PATIENCE));
     outcome.and(looked_after)
 }
 
@@ -142,7 +146,7 @@ fn most_connections(network: &NetworkConfig) -> usize {
     allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
 }
 
-/// Waits for the workers, and tunes meanwhile.
+/// Waits for the workers, and tunes meanwhile; after a signal, no longer than [`STOP_PATIENCE`].
 async fn look_after(
     fetch: &Fetch,
     mut results: mpsc::UnboundedReceiver<Result<(), Error>>,
@@ -155,13 +159,16 @@ async fn look_after(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset();
     let mut meter = Meter::new(fetch);
+    let mut patience = None;
     loop {
         let result = tokio::select! {
             biased;
             result = results.recv() => result,
             signal = stopped(stop), if outcome.is_ok() => {
+                patience = Some(clock::now() + STOP_PATIENCE);
                 Some(Err(Error::new(Cause::Interrupted(signal))))
             }
+            () = until(patience) => return outcome,
             _ = ticks.tick() => {
                 tune(fetch, &mut meter, cores);
                 if fetch.board().review(clock::now()) {
@@ -182,6 +189,13 @@ async fn look_after(
                 }
             }
         }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -346,12 +360,6 @@ async fn take_and_fetch(
         if done && tasks.is_empty() {
             return Ok(());
         }
-        let pause = async {
-            match wakes_at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             Some(ended) = tasks.join_next() => {
@@ -359,7 +367,7 @@ async fn take_and_fetch(
                 ended.map_err(died)??;
             }
             () = change => {}
-            () = pause => {}
+            () = until(wakes_at) => {}
         }
     }
 }

@@ -63,7 +63,12 @@ pub enum RetryAfter {
     /// So much later.
     Delay(Duration),
     /// At this time, by the registry's clock.
-    At(SystemTime),
+    At {
+        /// The time.
+        time: SystemTime,
+        /// What its clock showed, if it said so (`Date`).
+        date: Option<SystemTime>,
+    },
 }
 
 /// An answer that is not what was asked for, with what the registry said to it.
@@ -132,10 +137,10 @@ impl Answer {
 impl RetryAfter {
     /// The first `Retry-After` of `head`, if it is a number of seconds or an HTTP date.
     pub fn of(head: &ResponseHead) -> Option<RetryAfter> {
-        RetryAfter::parse(head.get("retry-after")?)
+        RetryAfter::parse(head.get("retry-after")?, head.get("date"))
     }
 
-    fn parse(text: &str) -> Option<RetryAfter> {
+    fn parse(text: &str, date: Option<&str>) -> Option<RetryAfter> {
         let text = text.trim();
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             // More digits than fit mean "never", not "at once". A hundred years are never, and can be
@@ -143,14 +148,18 @@ impl RetryAfter {
             let seconds = text.parse().unwrap_or(u32::MAX);
             return Some(RetryAfter::Delay(Duration::from_secs(seconds.into())));
         }
-        httpdate::parse_http_date(text).ok().map(RetryAfter::At)
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        httpdate::parse_http_date(text).ok().map(|time| RetryAfter::At { time, date })
     }
 
-    /// How long to wait, if it is `now`. Zero for a time that has passed.
+    /// How long to wait, if it is `now`, which counts only where the registry does not say what its own
+    /// clock shows: ours may be a day off. Zero for a time that has passed.
     pub fn delay(self, now: SystemTime) -> Duration {
         match self {
             RetryAfter::Delay(delay) => delay,
-            RetryAfter::At(time) => time.duration_since(now).unwrap_or_default(),
+            RetryAfter::At { time, date } => {
+                time.duration_since(date.unwrap_or(now)).unwrap_or_default()
+            }
         }
     }
 }
@@ -160,7 +169,9 @@ impl fmt::Display for RetryAfter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RetryAfter::Delay(delay) => write!(f, "in {}", humantime::format_duration(*delay)),
-            RetryAfter::At(time) => write!(f, "at {}", humantime::format_rfc3339_seconds(*time)),
+            RetryAfter::At { time, .. } => {
+                write!(f, "at {}", humantime::format_rfc3339_seconds(*time))
+            }
         }
     }
 }
@@ -367,9 +378,9 @@ mod tests {
             (" 30 ", seconds(30)),
             ("4294967296", seconds(u32::MAX.into())),
             ("99999999999999999999999", seconds(u32::MAX.into())),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(RetryAfter::At(date))),
-            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(RetryAfter::At(date))),
-            ("Sun Nov  6 08:49:37 1994", Some(RetryAfter::At(date))),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(RetryAfter::At { time: date, date: None })),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(RetryAfter::At { time: date, date: None })),
+            ("Sun Nov  6 08:49:37 1994", Some(RetryAfter::At { time: date, date: None })),
             ("", None),
             ("+30", None),
             ("-1", None),
@@ -389,10 +400,14 @@ mod tests {
     #[test]
     fn a_date_is_waited_for_and_never_backwards() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let at = |seconds| RetryAfter::At(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let when = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let at = |seconds| RetryAfter::At { time: when(seconds), date: None };
         assert_eq!(at(1030).delay(now), Duration::from_secs(30));
         assert_eq!(at(1000).delay(now), Duration::ZERO);
         assert_eq!(at(10).delay(now), Duration::ZERO);
+        // Whatever our clock shows.
+        let by_theirs = RetryAfter::At { time: when(90_030), date: Some(when(90_000)) };
+        assert_eq!(by_theirs.delay(now), Duration::from_secs(30));
         assert_eq!(RetryAfter::Delay(Duration::from_secs(7)).delay(now), Duration::from_secs(7));
     }
 
@@ -404,7 +419,7 @@ mod tests {
             ("0", "in 0s"),
             ("9999999999", "in 136years 1month 5days 19h 54m 39s"),
         ] {
-            let shown = RetryAfter::parse(value).map(|when| when.to_string());
+            let shown = RetryAfter::parse(value, None).map(|when| when.to_string());
             assert_eq!(shown.as_deref(), Some(expected));
         }
     }

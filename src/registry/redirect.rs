@@ -225,6 +225,53 @@ mod tests {
         }
     }
 
+    /// 8 kinds of another origin, 5 statuses, and on each way of three hops what comes after.
+    #[test]
+    fn no_other_origin_is_trusted_on_any_way_there() {
+        // With `http://` as home, so that https is another one.
+        let home = "http://r.a.example:5000";
+        let others = [
+            ("another host", "http://b.example:5000"),
+            ("a host below", "http://x.r.a.example:5000"),
+            ("the host above", "http://a.example:5000"),
+            ("another port", "http://r.a.example:5001"),
+            ("the default port", "http://r.a.example"),
+            ("another scheme", "https://r.a.example:5000"),
+            ("the host with a dot", "http://r.a.example.:5000"),
+            ("an address", "http://127.0.0.1:5000"),
+        ];
+        let all: Vec<&str> =
+            std::iter::once(home).chain(others.iter().map(|(_, origin)| *origin)).collect();
+        let mut ways = 0;
+        for code in [301, 302, 303, 307, 308] {
+            for first in &all {
+                for second in &all {
+                    for third in &all {
+                        let mut trail = Trail::new(HttpUrl::parse(&format!("{home}/0")).unwrap());
+                        let mut left_home = false;
+                        for (hop, origin) in [first, second, third].into_iter().enumerate() {
+                            let text =
+                                format!("HTTP/1.1 {code} x\r\nLocation: {origin}/{hop}x\r\n\r\n");
+                            let head = ResponseHead::parse(text.as_bytes()).unwrap().unwrap().1;
+                            let Ok(redirect) = trail.follow(&head) else {
+                                // https never becomes http: nothing is sent there at all.
+                                assert!(trail.current().origin().scheme() == Scheme::Https);
+                                break;
+                            };
+                            left_home |= *origin != home;
+                            assert_eq!(
+                                redirect.keeps_credentials, !left_home,
+                                "{code}: {first} {second} {third}, hop {hop}"
+                            );
+                        }
+                        ways += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(ways, 5 * 9 * 9 * 9);
+    }
+
     #[test]
     fn what_was_dropped_is_never_restored() {
         let a = "https://a.example";

@@ -97,7 +97,7 @@ pub(super) struct Journal {
     subject: Subject,
     boot: Option<String>,
     /// Made with the first record.
-    file: Option<File>,
+    file: Option<Arc<File>>,
     believed: Believed,
     /// Whether the last head is this process's.
     headed: bool,
@@ -169,13 +169,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Waits until what was recorded is on disk.
-    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        let failed = |error| self.failed("sync", error);
-        match &self.file {
-            Some(file) => file.sync_data().map_err(failed),
-            None => Ok(()),
-        }
+    /// What is to be synced for the records so far to be on disk. Apart from the journal, so that others
+    /// can go on with it meanwhile.
+    pub(super) fn file(&self) -> Option<Arc<File>> {
+        self.file.clone()
     }
 
     /// Forgets all that was recorded.
@@ -194,7 +191,7 @@ impl Journal {
                 let file = self.directory.file_to_write(&self.name)?;
                 // Not to write into what another name leads to.
                 self.directory.is_name_of(&self.name, &file)?;
-                file
+                Arc::new(file)
             }
         };
         let length = if anew { Ok(()) } else { truncate_behind(&file, at) };

@@ -46,14 +46,12 @@ impl Lock {
             }
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
-                let holder = holder(&directory);
+                let holder = holder(&directory, LOCK_FILE);
                 return Err(StoreError::LockBusy { path, holder, waited: timeout });
             }
             std::thread::sleep(pause().min(left));
         }
-        // For the message of those who wait. On a full disk they do without.
-        let _ = file.set_len(0);
-        let _ = write!(&file, "{}", std::process::id());
+        sign(&file);
         Ok(Lock { file })
     }
 }
@@ -88,7 +86,8 @@ impl Users {
             let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
                 let path = directory.path().join(USERS_FILE);
-                return Err(StoreError::LockBusy { path, holder: None, waited: timeout });
+                let holder = holder(&directory, USERS_FILE);
+                return Err(StoreError::LockBusy { path, holder, waited: timeout });
             }
             std::thread::sleep(pause().min(left));
         }
@@ -99,7 +98,10 @@ impl Users {
         let directory = root.make_directory(OWN_DIRECTORY)?;
         let file = directory.file_to_append(USERS_FILE)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Users { file })),
+            Ok(()) => {
+                sign(&file);
+                Ok(Some(Users { file }))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(StoreError::io("lock", &directory.path().join(USERS_FILE), error))
@@ -119,9 +121,16 @@ fn pause() -> Duration {
     LOCK_PAUSE_MAX.mul_f64(0.1 + 0.9 * fastrand::f64())
 }
 
+/// Says which process holds the lock, for the message of those who wait. On a full disk they do
+/// without.
+fn sign(mut file: &File) {
+    let _ = file.set_len(0);
+    let _ = write!(file, "{}", std::process::id());
+}
+
 /// The process that says it holds the lock.
-fn holder(directory: &Directory) -> Option<u32> {
-    let file = directory.file(LOCK_FILE).ok()??;
+fn holder(directory: &Directory, name: &str) -> Option<u32> {
+    let file = directory.file(name).ok()??;
     let mut text = String::new();
     file.take(PID_DIGITS_MAX).read_to_string(&mut text).ok()?;
     // `parse` alone would take "+5".
@@ -159,7 +168,7 @@ mod tests {
             [("4711", Some(4711)), ("", None), ("+5", None), ("x", None), ("99999999999", None)]
         {
             std::fs::write(temporary.path().join(".ringpull/lock"), text).unwrap();
-            assert_eq!(holder(&own), expected, "{text:?}");
+            assert_eq!(holder(&own, LOCK_FILE), expected, "{text:?}");
         }
     }
 }

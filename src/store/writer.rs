@@ -454,12 +454,19 @@ impl BlobWriter {
             self.discard();
             return Err(self.partial.failed("sync", error));
         }
-        let mut journal = lock(journal);
-        if !self.partial.is_ours() {
-            return Ok(());
-        }
-        let noted = journal.append(Kind::Synced, &bytes).and_then(|()| journal.sync());
-        let named = noted.and_then(|()| self.partial.directory().sync());
+        let noted = {
+            let mut journal = lock(journal);
+            if !self.partial.is_ours() {
+                return Ok(());
+            }
+            journal.append(Kind::Synced, &bytes).map(|()| journal.file())
+        };
+        // The journal is free meanwhile: whoever notes something must not wait for the disk.
+        let named = noted.and_then(|file| {
+            let failed = |error| self.partial.failed("sync the journal of", error);
+            file.map_or(Ok(()), |file| file.sync_data()).map_err(failed)?;
+            self.partial.directory().sync()
+        });
         let mut state = self.lock();
         state.synced_at = Instant::now();
         if named.is_err() {
@@ -500,6 +507,10 @@ impl BlobWriter {
     /// [`StoreError::Size`] and [`StoreError::Digest`] for wrong bytes; the disk's.
     pub fn commit(self) -> Result<(), StoreError> {
         self.verify().inspect_err(|_| self.partial.discard())?;
+        if self.descriptor.size >= JOURNAL_STEP_MIN {
+            // The disk may be slow, and the process not wait for it.
+            self.note();
+        }
         self.store.publish(&self.partial, &self.descriptor.digest)
     }
 

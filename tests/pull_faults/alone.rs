@@ -1,6 +1,7 @@
 //! Faults that need a clock, a signal or a second process: a test each, on both engines.
 
 use std::fs::File;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -166,6 +167,45 @@ fn with_common_layer(seed: u64) -> Image {
     let own = Image::generate(100 + seed, &[16 << 10]).layers[0].bytes.clone();
     let common = IMAGE.layers[0].bytes.clone();
     Image::of_layers(Format::Oci, Platform::LINUX_AMD64, vec![common, own])
+}
+
+#[test]
+fn a_lock_that_is_held_too_long_ends_the_pull_and_names_its_holder() {
+    const BOUND: Duration = Duration::from_millis(300);
+    let is_blob = |line: &&RequestLine| line.kind == Kind::Blob;
+    for engine in engines() {
+        // What another process holds while it changes the index, and while it collects garbage. The
+        // blobs are fetched before the first, and not before the second.
+        for (name, fetched) in [("lock", IMAGE.layers.len() + 1), ("pulls", 0)] {
+            let scene = Scene::serving(Options::default(), &IMAGE);
+            let registry = scene.registry.as_ref().unwrap();
+            let out = Destination::new();
+            std::fs::create_dir_all(out.path.join(".ringpull")).unwrap();
+            let file = File::create_new(out.path.join(".ringpull").join(name)).unwrap();
+            file.lock().unwrap();
+            write!(&file, "{}", std::process::id()).unwrap();
+
+            let destination = out.reference();
+            let flags = ["--lock-timeout", "300ms"];
+            let outcome = start(engine, &scene.reference, &destination, &flags).wait();
+            let holder = format!("process {} holds the lock", std::process::id());
+            outcome.expect_failure(10, "lock-busy", &holder);
+            outcome.expect_failure(10, "lock-busy", "for more than 300ms");
+            assert!(outcome.took >= BOUND, "{engine}: {name}: {:?}", outcome.took);
+            out.expect(Disk::Blobs, &IMAGE);
+            assert_eq!(registry.log().iter().filter(is_blob).count(), fetched);
+
+            // The twin of the option; and what was fetched is not fetched again.
+            let mut command = in_environment(&pulling(engine, &scene.reference, &destination, &[]));
+            command.env("RINGPULL_LOCK_TIMEOUT", "200ms");
+            run(command).expect_failure(10, "lock-busy", "for more than 200ms");
+            drop(file);
+            start(engine, &scene.reference, &destination, &[]).wait().expect_success();
+            out.expect(Disk::Image, &IMAGE);
+            let blobs = IMAGE.layers.len() + 1;
+            assert_eq!(registry.log().iter().filter(is_blob).count(), blobs, "fetched again");
+        }
+    }
 }
 
 // --- 70, 72: the end of the process --------------------------------------------------------------

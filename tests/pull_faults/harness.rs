@@ -287,7 +287,11 @@ impl Row {
 
 /// `ringpull` with the deadlines of most rows.
 pub fn in_environment(arguments: &[&str]) -> std::process::Command {
-    let mut command = ringpull(arguments);
+    with_deadlines(ringpull(arguments))
+}
+
+/// A command with the deadlines of most rows.
+pub fn with_deadlines(mut command: std::process::Command) -> std::process::Command {
     command.envs(ENVIRONMENT);
     command
 }

@@ -518,6 +518,10 @@ pub fn refusals() -> Vec<Row> {
         body: body.to_owned().into(),
     };
     let later = |when: &str| status(429, &[("Retry-After", when)], "");
+    let dated = |time: &str| {
+        let when = format!("Sun, 06 Nov 1994 {time} GMT");
+        status(429, &[("Retry-After", &when), ("Date", "Sun, 06 Nov 1994 08:49:37 GMT")], "")
+    };
     let mut rows = vec![
         row_of("44 no such tag", || {
             let mut scene = Scene::serving(Options::default(), &IMAGE);
@@ -544,6 +548,16 @@ pub fn refusals() -> Vec<Row> {
         )
         .says(" asks for silence: 1 s left")
         .starts(&[0, 0]),
+        // Whatever our clock shows: it is not that of 1994.
+        row(
+            "54 429 for a second, by the registry's clock",
+            faults([Rule::on(Kind::Manifest).first(1).then(dated("08:49:38"))]),
+        )
+        .asked(Kind::Manifest, 2)
+        .log(|log| assert!(log[1].at - log[0].at >= Duration::from_secs(1), "too soon")),
+        row("54 429 for a day, by the registry's clock", manifest(dated("23:49:37")))
+            .fails(5, "rate-limited", "and at most 60 s are waited for", Nothing)
+            .asked(Kind::Manifest, 1),
         row("54 429 for more than a minute", manifest(later("61")))
             .flags(&["--retries", "4"])
             .fails(

@@ -3,10 +3,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::fs::{FileTypeExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ringpull::demo::{Action, Image, Kind, Options, Rule};
+use bytes::Bytes;
+use ringpull::demo::{Action, Format, Image, Kind, Options, Platform, Rule};
 
 use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
 use crate::support::layout::Layout;
@@ -128,7 +129,7 @@ fn a_ring_that_must_be_entered_again_is() {
     }
     for errno in ["EINTR", "EAGAIN", "EBUSY"] {
         // Each second time, each third, and some times in a row. An entry that the runtime has lost
-        // so is made up for by the engine's watch, a second later.
+        // so is made up for by the engine's watch, a moment later.
         for when in ["1+2", "2+3", "8..10"] {
             let scene = Scene::serving(Options::default(), &IMAGE);
             let out = Destination::new();
@@ -179,6 +180,94 @@ fn few_descriptors_and_no_locked_memory_will_do() {
         assert!(outcome.last_line().contains("Too many open files"), "{}", outcome.all);
         out.expect(Disk::Blobs, &image);
     }
+}
+
+/// A directory of the machine that bounds the memory of the processes named in it, if it can be made.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new(limit: u64) -> std::io::Result<MemoryGroup> {
+        // The first version of control groups, or the second.
+        let first = Path::new("/sys/fs/cgroup/memory");
+        let (root, file) = match first.is_dir() {
+            true => (first, "memory.limit_in_bytes"),
+            false => (Path::new("/sys/fs/cgroup"), "memory.max"),
+        };
+        let group = root.join(format!("ringpull-faults-{}", std::process::id()));
+        std::fs::create_dir(&group)?;
+        let group = MemoryGroup(group);
+        std::fs::write(group.0.join(file), limit.to_string())?;
+        Ok(group)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_large_image_passes_through_a_small_memory_group() {
+    const MIB: u64 = 1 << 20;
+    let group = match MemoryGroup::new(64 * MIB) {
+        Ok(group) => group,
+        Err(error) => {
+            println!("skipped: there can be no memory group here: {error}");
+            return;
+        }
+    };
+    // Four times what the group may have, with the pages of files that are being written.
+    let image = Image::generate(11, &[160 * MIB, 64 * MIB, 32 * MIB]);
+    for engine in engines() {
+        let scene = Scene::serving(Options::default(), &image);
+        let out = Destination::new();
+        let mut shell = Command::new("sh");
+        let join = format!("echo $$ >{}/cgroup.procs && exec \"$0\" \"$@\"", group.0.display());
+        shell.args(["-c", &join]);
+        let destination = out.reference();
+        let arguments = ["pull", "-v", "--engine", engine, &scene.reference, &destination];
+        let outcome = run(ringpull_under(shell, &arguments));
+        outcome.expect_success();
+        println!("{engine}: {}", outcome.last_line());
+        println!("{engine}: {} MiB resident", peak_memory(&outcome.stderr) / MIB);
+        out.expect(Disk::Image, &image);
+    }
+}
+
+// --- 79: many layers -----------------------------------------------------------------------------
+
+/// Most memory that a pull may have resident, in bytes. `RINGPULL_LAYERS=10000` takes two minutes.
+const RESIDENT_MAX: u64 = 64 << 20;
+
+#[test]
+fn thousands_of_layers_need_little_memory() {
+    let count = std::env::var("RINGPULL_LAYERS").map_or(2_000, |count| count.parse().unwrap());
+    let layers = (0..count).map(|nth| Bytes::from(format!("{nth:05}"))).collect();
+    let image = Image::of_layers(Format::Oci, Platform::LINUX_AMD64, layers);
+    for engine in engines() {
+        let scene = Scene::serving(Options::default(), &image);
+        let out = Destination::new();
+        let outcome = pull(engine, &scene, &out, &["--jobs", "8", "--connections", "8"]);
+        outcome.expect_success();
+        let blobs = scene.registry.as_ref().unwrap().log();
+        let blobs = blobs.iter().filter(|line| line.kind == Kind::Blob).count();
+        assert_eq!(blobs, count + 1, "{engine}: each once");
+        // Each hashes to its name. The usual check of the image would look through all for each.
+        assert_eq!(out.verified_blobs().len(), count + 2, "with the config and the manifest");
+        let root = Layout::open(&out.path).tagged("latest");
+        assert_eq!(root.digest, image.manifest.digest.to_string());
+        let resident = peak_memory(&outcome.stderr);
+        println!("{engine}: {count} layers in {:?}, {resident} bytes resident", outcome.took);
+        assert!(resident <= RESIDENT_MAX, "{engine}: {resident} bytes");
+    }
+}
+
+/// The most memory that a pull says it had resident, in bytes; it says so in MiB or GiB.
+fn peak_memory(stderr: &str) -> u64 {
+    let said = stderr.lines().find_map(|line| line.split_once("peak memory ")).unwrap().1;
+    let mebibytes = said.split_once(" MiB").unwrap_or_else(|| panic!("{said}")).0;
+    (mebibytes.parse::<f64>().unwrap() * f64::from(1 << 20)) as u64
 }
 
 // --- what they share -----------------------------------------------------------------------------

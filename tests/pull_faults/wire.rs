@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringpull::demo::{
-    Action, Asked, Blob, Image, Kind, Options, Rule, Script, ScriptedPeer, Step, Then, Turn, Which,
-    blackhole,
+    Action, Asked, Blob, Image, Kind, Options, RequestLine, Rule, Script, ScriptedPeer, Step, Then,
+    Turn, Which, blackhole,
 };
 
 use crate::harness::Disk::{Blobs, Nothing};
@@ -510,6 +510,26 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     body.chunks(size).flat_map(chunk).chain(*b"0\r\n\r\n").collect()
 }
 
+/// A request for a range says nothing of what the rest has to be like.
+fn no_validator(log: &[RequestLine]) {
+    let says = |line: &RequestLine| line.header("if-range").or(line.header("if-match")).is_some();
+    assert!(!log.iter().any(says), "a range that depends on an ETag");
+}
+
+fn whole_with_another_etag() -> Action {
+    let layer = &IMAGE.layers[0];
+    let head = head(&format!("{}ETag: \"other\"\r\n", length(layer)));
+    Action::raw([&head[..], &layer.bytes].concat(), Then::KeepOpen)
+}
+
+/// A rest that is well framed and honestly labelled, of content that is not the blob's.
+fn rest_of_other_content() -> Action {
+    let fields = [("Content-Range", "bytes 300000-524287/524288"), ("ETag", "\"other\"")];
+    let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let other = Image::generate(8, &[LAYER_SIZE]).layers[0].bytes.slice(CUT as usize..);
+    Action::Status { code: 206, fields: fields.into(), body: other }
+}
+
 // --- ranges --------------------------------------------------------------------------------------
 
 /// The byte that the first answer ends before.
@@ -577,6 +597,23 @@ pub fn ranges() -> Vec<Row> {
         .flags(&["--retries", "4"])
         .fails(5, "truncated", "attempt 5 of 5", Blobs)
         .starts(&[0, CUT, 0, 0, 0]),
+        rest("34 another ETag for the rest", Action::field("ETag", "\"other\""))
+            .starts(&[0, CUT])
+            .log(no_validator),
+        rest("34 a weak ETag for the rest", Action::field("ETag", "W/\"other\"")).starts(&[0, CUT]),
+        // As if it were other content by `If-Range`: what is here already is not taken again.
+        rest("34 the whole instead of the rest, with another ETag", whole_with_another_etag())
+            .starts(&[0, CUT])
+            .log(no_validator),
+        row(
+            "34 another ETag, and other bytes",
+            faults([
+                Rule::on(Kind::Blob).layer(0).first(1).then(Action::CloseAfter(CUT)),
+                Rule::on(Kind::Blob).layer(0).nth(2).then(rest_of_other_content()),
+            ]),
+        )
+        .flags(&["--retries", "2"])
+        .starts(&[0, CUT, 0]),
         rest("33 416 to the request for the rest", Action::status(416)).starts(&[0, CUT, 0]),
         rest("35 a wrong byte in the rest, once", Action::FlipByte(CUT + 7)).starts(&[0, CUT, 0]),
         row(
@@ -643,6 +680,9 @@ pub fn parallel() -> Vec<Row> {
         several("30 all ranges answered by the whole", parts().then(Action::IgnoreRange)),
         one_range("31 another range", once, shifted(-1)),
         several("31 other ranges each time", parts().then(shifted(1))),
+        one_range("34 another ETag", once, Action::field("ETag", "\"other\"")).log(no_validator),
+        several("34 another ETag each time", parts().then(Action::field("ETag", "\"other\"")))
+            .log(no_validator),
         one_range("33 416", once, Action::status(416)),
         several("33 416 each time", parts().then(Action::status(416))),
         one_range("35 a wrong byte, once", once, Action::FlipByte(12 * MIB + 7)),

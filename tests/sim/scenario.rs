@@ -134,6 +134,7 @@ impl Scenario {
             platforms: Platforms::One("linux/amd64".parse().unwrap()),
             destination: Destination::Layout { path: store.to_owned(), tag: None },
             fsync: false,
+            lock_timeout: ringpull::limits::LOCK_TIMEOUT,
             network: NetworkConfig { credentials: self.credentials(), ..self.network.clone() },
         }
     }

@@ -22,8 +22,8 @@
 //!   0.5 frees the data of dropped operations when its driver goes, before it cancels them.
 //! - Timeouts are absolute, so an entry that waits in the queue has a running clock. Should an
 //!   `io_uring_enter` fail, the next turn of the runtime submits what is still queued, and
-//!   the watch (`Ring::end_overdue`) makes sure that there is one within a second; should the kernel
-//!   never answer, it ends the connection itself.
+//!   the watch (`Engine::run`) makes sure that there is one soon; should the kernel never answer, it
+//!   ends the connection itself (`Ring::end_overdue`).
 //!
 //! This module and its children are the only place with `unsafe`; each block says why it holds.
 #![allow(unsafe_code)]
@@ -45,6 +45,7 @@ use bytes::Bytes;
 use io_uring::{opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::MissedTickBehavior;
 
 use super::super::{Buffer, Deadline, Error, Phase};
 use pair::{Lane, Outcome, Pair};
@@ -65,6 +66,10 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often the runtime wakes to look after operations that the kernel forgot.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When the runtime wakes after an entry was queued: should the kernel have refused to be entered, the
+/// entry is still there, and is submitted when the runtime goes back to sleep.
+const SUBMIT_AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
 /// How long after its deadline an operation must have completed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -137,6 +142,8 @@ struct Ring {
     /// Every socket that may have something in flight, for the watch.
     open: RefCell<Vec<Weak<File>>>,
     counters: Cell<Counters>,
+    /// Told of each pair that is queued.
+    queued: Notify,
     /// Entries in flight: each operation and each timeout counts as one.
     in_flight: Cell<usize>,
     /// Told when nothing is in flight any more.
@@ -260,6 +267,7 @@ impl Engine {
             sockets: Arc::new(Semaphore::new(sockets)),
             open: RefCell::default(),
             counters: Cell::default(),
+            queued: Notify::new(),
             in_flight: Cell::default(),
             idle: Notify::new(),
             ending: Cell::default(),
@@ -278,9 +286,17 @@ impl Engine {
         let ring = Rc::clone(&self.ring);
         self.runtime.block_on(async move {
             let watch = tokio::task::spawn_local(async move {
+                let mut rounds = tokio::time::interval(WATCH_INTERVAL);
+                rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
-                    tokio::time::sleep(WATCH_INTERVAL).await;
-                    ring.end_overdue(Instant::now());
+                    tokio::select! {
+                        _ = rounds.tick() => ring.end_overdue(Instant::now()),
+                        () = ring.queued.notified() => {
+                            for pause in SUBMIT_AGAIN {
+                                tokio::time::sleep(pause).await;
+                            }
+                        }
+                    }
                 }
             });
             let output = main.await;
@@ -548,5 +564,68 @@ struct ShutdownOnDrop<'a>(&'a File);
 impl Drop for ShutdownOnDrop<'_> {
     fn drop(&mut self) {
         self.0.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+    use super::*;
+
+    #[test]
+    fn the_completion_queue_holds_all_that_can_be_in_flight() {
+        for sockets in [SOCKETS_MIN, 16, 256] {
+            let entries = u32::try_from(sockets * SQES_PER_SOCKET).unwrap();
+            let Ok(ring) = io_uring::IoUring::new(entries) else { return };
+            let ring: io_uring::IoUring = ring;
+            assert!(ring.params().sq_entries() >= entries);
+            assert!(ring.params().cq_entries() >= entries, "{sockets} sockets");
+        }
+    }
+
+    /// Hands out the result as it is.
+    struct Result32;
+
+    impl OneshotOutputTransform for Result32 {
+        type Output = i32;
+        type StoredData = ();
+
+        fn transform_oneshot_output(self, (): (), entry: io_uring::cqueue::Entry) -> i32 {
+            entry.result()
+        }
+    }
+
+    /// It cannot happen by the sizes; should it, the kernel keeps what does not fit, and the runtime
+    /// has it all delivered.
+    #[test]
+    fn completions_that_overflow_their_queue_all_come() {
+        const ENTRIES: u32 = 4;
+        const COUNT: usize = 500;
+        // That so many do overflow it.
+        let Ok(mut ring) = io_uring::IoUring::new(ENTRIES) else { return };
+        let ring: &mut io_uring::IoUring = &mut ring;
+        for _ in 0..COUNT {
+            // SAFETY: a NOP points to nothing.
+            unsafe { ring.submission().push(&opcode::Nop::new().build()) }.unwrap();
+            ring.submit().unwrap();
+        }
+        assert!(ring.submission().cq_overflow());
+
+        let Ok(runtime) = tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES)) else {
+            return;
+        };
+        runtime.block_on(async {
+            // A NOP completes as it is submitted, and nothing is reaped before the first await.
+            let nop = || {
+                let entry = opcode::Nop::new().build();
+                UnsubmittedOneshot::new((), Result32, entry).submit()
+            };
+            let all: Vec<_> = (0..COUNT).map(|_| nop()).collect();
+            for (came, one) in all.into_iter().enumerate() {
+                let one = tokio::time::timeout(Duration::from_secs(30), one).await;
+                assert_eq!(one.ok(), Some(0), "after {came} of {COUNT}");
+            }
+        });
     }
 }

@@ -127,6 +127,7 @@ impl<'a, D: Unpin + 'static> Pair<'a, D> {
         let linked = entry.flags(squeue::Flags::IO_LINK);
         let operation = UnsubmittedOneshot::new(held, Raw::default(), linked).submit();
         let timeout = UnsubmittedOneshot::new(limit, RawLimit, timeout_entry).submit();
+        ring.queued.notify_one();
         Pair {
             operation: Some(operation),
             data: None,

@@ -29,6 +29,12 @@ pub enum Ability {
     Missing(String),
 }
 
+impl Ability {
+    fn without(operation: Operation) -> Ability {
+        Ability::Missing(format!("this kernel's io_uring has no {operation}"))
+    }
+}
+
 /// An operation that the engine uses, and the self-test tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -103,7 +109,7 @@ pub fn self_test_for(
         Err(error) => return setup_failed(error).map(Ability::Missing),
     };
     if let Some(missing) = missing_operation(&ring) {
-        return Ok(Ability::Missing(format!("this kernel's io_uring has no {missing}")));
+        return Ok(Ability::without(missing));
     }
     match entered(&mut ring) {
         Ok(true) => {}
@@ -164,7 +170,11 @@ pub fn switch() -> Option<String> {
 fn missing_operation(ring: &IoUring) -> Option<Operation> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).ok()?;
-    Operation::ALL.into_iter().find(|operation| !probe.is_supported(operation.code()))
+    lacking(|code| probe.is_supported(code))
+}
+
+fn lacking(is_supported: impl Fn(u8) -> bool) -> Option<Operation> {
+    Operation::ALL.into_iter().find(|operation| !is_supported(operation.code()))
 }
 
 /// Whether a NOP comes back.
@@ -328,6 +338,17 @@ mod tests {
         assert!(reason(Errno::NOSYS).unwrap().contains("ENOSYS"));
         assert!(reason(Errno::NOMEM).unwrap().contains("RLIMIT_MEMLOCK"));
         assert_eq!(reason(Errno::MFILE), None, "not a matter of io_uring");
+    }
+
+    #[test]
+    fn an_operation_that_the_kernel_does_not_list_is_missed() {
+        for operation in Operation::ALL {
+            assert_eq!(lacking(|code| code != operation.code()), Some(operation));
+        }
+        assert_eq!(lacking(|_| true), None);
+        assert!(lacking(|_| false).is_some());
+        let said = Ability::without(Operation::LinkTimeout);
+        assert_eq!(said, Ability::Missing("this kernel's io_uring has no LINK_TIMEOUT".into()));
     }
 
     #[test]
