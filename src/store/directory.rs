@@ -28,15 +28,15 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory that the user named, creating it and its parents where missing. With
-    /// `durable`, what was created survives a power cut.
+    /// Opens the directory that the user named, creating it and its parents where missing; what was
+    /// created survives a power cut.
     ///
     /// Parents may be symbolic links, as `/tmp` is on some systems; the directory itself may not.
-    pub(super) fn open_or_create(path: &Path, durable: bool) -> Result<Directory, StoreError> {
+    pub(super) fn open_or_create(path: &Path) -> Result<Directory, StoreError> {
         // `link/` and `link/.` would follow the link in spite of O_NOFOLLOW.
         let path: PathBuf = path.components().collect();
         match Directory::open(&path) {
-            Err(Errno::NOENT) => create_with_parents(&path, durable)?,
+            Err(Errno::NOENT) => create_with_parents(&path)?,
             opened => return opened.map_err(|errno| not_a_directory(&path, errno)),
         }
         Directory::open(&path).map_err(|errno| not_a_directory(&path, errno))
@@ -115,17 +115,24 @@ impl Directory {
 
     /// Whether `name` is this file, and the only name of it.
     pub(super) fn is_name_of(&self, name: &str, file: &File) -> Result<bool, StoreError> {
+        match self.links_of(name, file)? {
+            // Through its other name it can be written to from outside the store.
+            Some(links) if links > 1 => {
+                Err(self.unsafe_path(name, "a file with another name (a hard link)"))
+            }
+            links => Ok(links.is_some()),
+        }
+    }
+
+    /// How many names this file has, if `name` is one of them.
+    pub(super) fn links_of(&self, name: &str, file: &File) -> Result<Option<u64>, StoreError> {
         let failed = |errno| self.failed("look at", name, errno);
         let open = rustix::fs::fstat(file).map_err(failed)?;
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino) => {
-                match open.st_nlink {
-                    1 => Ok(true),
-                    // Through its other name it can be written to from outside the store.
-                    _ => Err(self.unsafe_path(name, "a file with another name (a hard link)")),
-                }
+                Ok(Some(u64::from(open.st_nlink)))
             }
-            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed(errno)),
         }
     }
@@ -182,6 +189,17 @@ impl Directory {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         retry_on_intr(|| rustix::fs::fsync(&self.fd))
             .map_err(|errno| StoreError::io("sync", &self.path, errno))
+    }
+
+    /// Waits until the store's own name is on disk, and those of the directories that lead to it, as
+    /// far as that can be had: they are not the store's.
+    pub(super) fn sync_parents(&self) {
+        for parent in self.path.ancestors().skip(1) {
+            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            if let Ok(parent) = File::open(here) {
+                let _ = parent.sync_all();
+            }
+        }
     }
 
     /// The names in this directory, in no order, without `.` and `..`.
@@ -318,19 +336,17 @@ fn open_by_component(
 }
 
 /// Creates `path` and its missing parents.
-fn create_with_parents(path: &Path, durable: bool) -> Result<(), StoreError> {
+fn create_with_parents(path: &Path) -> Result<(), StoreError> {
     let missing: Vec<&Path> = path
         .ancestors()
         .take_while(|path| matches!(path.symlink_metadata(), Err(error) if is_not_found(&error)))
         .collect();
     std::fs::create_dir_all(path).map_err(|error| StoreError::io("create", path, error))?;
-    if durable {
-        for parent in missing.iter().filter_map(|path| path.parent()) {
-            // A parent that may be entered but not read cannot be synced; nothing is to be done.
-            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            if let Ok(parent) = File::open(here) {
-                parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
-            }
+    for parent in missing.iter().filter_map(|path| path.parent()) {
+        // A parent that may be entered but not read cannot be synced; nothing is to be done.
+        let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if let Ok(parent) = File::open(here) {
+            parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
         }
     }
     Ok(())
@@ -371,7 +387,7 @@ mod tests {
         std::os::unix::fs::symlink("a", path.join("in")).unwrap();
         std::os::unix::fs::symlink("file", path.join("a/b/link")).unwrap();
 
-        let root = Directory::open_or_create(path, false).unwrap();
+        let root = Directory::open_or_create(path).unwrap();
         let openers: [(&str, Opener); 2] =
             [("openat2", open_beneath), ("openat", open_by_component)];
         for (name, open) in openers {
@@ -403,7 +419,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let temporary = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), temporary.path().join("blobs")).unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let error = root.make_directory("blobs/sha256").unwrap_err();
         assert!(matches!(error, StoreError::UnsafePath { .. }), "{error}");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
@@ -413,7 +429,7 @@ mod tests {
     fn missing_parents_are_made() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("a/b/c/");
-        let root = Directory::open_or_create(&path, true).unwrap();
+        let root = Directory::open_or_create(&path).unwrap();
         assert!(root.names().unwrap().is_empty());
         root.make_directory("x/y/z").unwrap();
         assert_eq!(root.names().unwrap(), ["x"]);

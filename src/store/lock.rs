@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_held_lock_is_waited_for_and_names_its_holder() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let held = Lock::acquire(&root, Duration::ZERO).unwrap();
 
         let start = Instant::now();
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_not_a_process_id_is_not_shown() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let own = root.make_directory(OWN_DIRECTORY).unwrap();
         for (text, expected) in
             [("4711", Some(4711)), ("", None), ("+5", None), ("x", None), ("99999999999", None)]

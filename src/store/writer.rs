@@ -458,7 +458,7 @@ impl BlobWriter {
             return Ok(());
         }
         let noted = journal.append(Kind::Synced, &bytes).and_then(|()| journal.sync());
-        let named = noted.and_then(|()| self.partial.directory().sync());
+        let named = noted.and_then(|()| self.store.sync_partial_names());
         let mut state = self.lock();
         state.synced_at = Instant::now();
         if named.is_err() {
