@@ -6,11 +6,12 @@
 //! its bytes and its size, and never the name of one together with the other. What a power cut leaves
 //! is all that is durable, and a choice among the rest: a [`Variant`].
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use fastrand::Rng;
 
@@ -39,8 +40,8 @@ pub struct Disk {
     pub subjects: HashMap<(Id, String), Id>,
     /// The blob that a line of the record of verified blobs is about.
     pub verified: HashMap<(Id, String), Id>,
-    /// What was made of the writes of a file already.
-    contents: Mutex<HashMap<(Id, Vec<Fate>), Content>>,
+    /// What a file is after so many of its writes.
+    contents: RefCell<HashMap<(Id, usize), Content>>,
 }
 
 #[derive(Debug, Clone)]
@@ -170,7 +171,7 @@ impl Disk {
             partials_synced: Vec::new(),
             subjects: HashMap::new(),
             verified: HashMap::new(),
-            contents: Mutex::default(),
+            contents: RefCell::default(),
         };
         disk.add(ROOT, "", directory());
         disk.take_in(root, ROOT);
@@ -386,9 +387,9 @@ impl Disk {
                         pending.push((*child, path));
                     }
                     Kind::File { .. } => {
-                        let content = contents.entry(*child).or_insert_with(|| {
-                            self.content_left(*child, at, variant, &mut random)
-                        });
+                        let content = contents
+                            .entry(*child)
+                            .or_insert_with(|| self.content_left(*child, at, variant, &mut random));
                         tree.files.insert(path, (*child, content.clone()));
                     }
                 }
@@ -493,14 +494,18 @@ impl Disk {
                 },
             });
         }
-        let key = (id, fates);
-        if let Some(content) = self.contents.lock().unwrap().get(&key) {
-            return content.clone();
+        // Only what comes again and again is kept.
+        let all_kept = fates.iter().all(|fate| *fate == Fate::Kept);
+        let known = self.contents.borrow().get(&(id, writes.len())).cloned();
+        if let Some(content) = known.filter(|_| all_kept) {
+            return content;
         }
         let mut bytes = Vec::new();
-        writes.iter().zip(&key.1).for_each(|(write, fate)| write.put(*fate, &mut bytes));
+        writes.iter().zip(&fates).for_each(|(write, fate)| write.put(*fate, &mut bytes));
         let content = Content::of(bytes);
-        self.contents.lock().unwrap().insert(key, content.clone());
+        if all_kept {
+            self.contents.borrow_mut().insert((id, writes.len()), content.clone());
+        }
         content
     }
 }

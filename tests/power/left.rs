@@ -127,7 +127,8 @@ fn blob_directory() -> String {
 /// The blobs that the record of verified ones would have believed: their digits, and their lines.
 fn verified<'a>(disk: &'a Disk, tree: &'a Tree) -> impl Iterator<Item = (String, String)> + 'a {
     let record = tree.files.get(&format!("{LAYOUT}/.ringpull/verified"));
-    let record = record.map(|(id, content)| (*id, String::from_utf8_lossy(&content.bytes).into_owned()));
+    let record =
+        record.map(|(id, content)| (*id, String::from_utf8_lossy(&content.bytes).into_owned()));
     record.into_iter().flat_map(move |(id, text)| {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.into_iter().filter_map(move |line| {
@@ -230,7 +231,8 @@ pub fn lay_out(disk: &Disk, tree: &Tree, root: &Path) {
     for (hex, line) in verified(disk, tree) {
         let blob = fs::metadata(root.join(blob_directory()).join(&hex)).unwrap();
         let at = find(&bytes, line.as_bytes()).unwrap();
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        let nanoseconds =
+            |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         let modified = nanoseconds(blob.mtime(), blob.mtime_nsec());
         let changed = nanoseconds(blob.ctime(), blob.ctime_nsec());
         let new = format!("sha256:{hex} {} {} {modified} {changed}", blob.len(), blob.ino());

@@ -23,18 +23,49 @@ pub type At = Option<i32>;
 
 #[derive(Debug, Clone)]
 pub enum Call {
-    Open { at: At, path: String, flags: String, fd: i32 },
-    Duplicate { fd: i32, new: i32 },
-    Close { fd: i32 },
-    MakeDirectory { at: At, path: String },
+    Open {
+        at: At,
+        path: String,
+        flags: String,
+        fd: i32,
+    },
+    Duplicate {
+        fd: i32,
+        new: i32,
+    },
+    Close {
+        fd: i32,
+    },
+    MakeDirectory {
+        at: At,
+        path: String,
+    },
     /// `at` is absent where the file's own position counts.
-    Write { fd: i32, at: Option<u64>, bytes: Vec<u8> },
-    Truncate { fd: i32, size: u64 },
-    Sync { fd: i32 },
-    Rename { from: (At, String), to: (At, String) },
-    Unlink { at: At, path: String },
+    Write {
+        fd: i32,
+        at: Option<u64>,
+        bytes: Vec<u8>,
+    },
+    Truncate {
+        fd: i32,
+        size: u64,
+    },
+    Sync {
+        fd: i32,
+    },
+    Rename {
+        from: (At, String),
+        to: (At, String),
+    },
+    Unlink {
+        at: At,
+        path: String,
+    },
     /// One that is not understood.
-    Unknown { fd: Option<i32>, line: String },
+    Unknown {
+        fd: Option<i32>,
+        line: String,
+    },
 }
 
 /// The events of a trace made by `strace -f -xx`.
@@ -104,9 +135,7 @@ fn parse_call(line: &str) -> Option<Call> {
         "fallocate" if arguments[1] == "FALLOC_FL_KEEP_SIZE" => return None,
         "fsync" | "fdatasync" => Call::Sync { fd: file(0) },
         "rename" => Call::Rename { from: (None, text(0)), to: (None, text(1)) },
-        "renameat" | "renameat2" => {
-            Call::Rename { from: (fd(0), text(1)), to: (fd(2), text(3)) }
-        }
+        "renameat" | "renameat2" => Call::Rename { from: (fd(0), text(1)), to: (fd(2), text(3)) },
         "unlink" => Call::Unlink { at: None, path: text(0) },
         "unlinkat" => Call::Unlink { at: fd(0), path: text(1) },
         _ => Call::Unknown { fd: fd(0), line: line.chars().take(200).collect() },
