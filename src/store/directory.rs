@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::StoreError;
+use super::disk::{self, Operation};
 
 /// Permissions a new directory or lock file is given, before the process's umask.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
@@ -77,7 +78,7 @@ impl Directory {
     }
 
     fn make_child(&self, name: &str) -> Result<Directory, StoreError> {
-        match rustix::fs::mkdirat(&self.fd, name, DIRECTORY_MODE) {
+        match disk::make_directory(&self.fd, name, DIRECTORY_MODE) {
             // Another process may have been faster.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.failed("create", name, errno)),
@@ -115,22 +116,24 @@ impl Directory {
 
     /// Whether `name` is this file, and the only name of it.
     pub(super) fn is_name_of(&self, name: &str, file: &File) -> Result<bool, StoreError> {
-        match self.links_of(name, file)? {
+        match self.is_only_name_of(name, file)? {
             // Through its other name it can be written to from outside the store.
-            Some(links) if links > 1 => {
-                Err(self.unsafe_path(name, "a file with another name (a hard link)"))
-            }
-            links => Ok(links.is_some()),
+            Some(false) => Err(self.unsafe_path(name, "a file with another name (a hard link)")),
+            only => Ok(only.is_some()),
         }
     }
 
-    /// How many names this file has, if `name` is one of them.
-    pub(super) fn links_of(&self, name: &str, file: &File) -> Result<Option<u64>, StoreError> {
+    /// Whether this file has no other name, if `name` is one of its names.
+    pub(super) fn is_only_name_of(
+        &self,
+        name: &str,
+        file: &File,
+    ) -> Result<Option<bool>, StoreError> {
         let failed = |errno| self.failed("look at", name, errno);
         let open = rustix::fs::fstat(file).map_err(failed)?;
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino) => {
-                Ok(Some(u64::from(open.st_nlink)))
+                Ok(Some(open.st_nlink == 1))
             }
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed(errno)),
@@ -172,13 +175,13 @@ impl Directory {
         target: &Directory,
         new_name: &str,
     ) -> Result<(), StoreError> {
-        rustix::fs::renameat(&self.fd, name, &target.fd, new_name)
+        disk::rename(&self.fd, name, &target.fd, new_name)
             .map_err(|errno| target.failed("replace", new_name, errno))
     }
 
     /// Removes the file `name`; `false` if there is none.
     pub(super) fn remove(&self, name: &str) -> Result<bool, StoreError> {
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+        match disk::remove(&self.fd, name) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.failed("remove", name, errno)),
@@ -187,8 +190,7 @@ impl Directory {
 
     /// Waits until the names in this directory are on disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        retry_on_intr(|| rustix::fs::fsync(&self.fd))
-            .map_err(|errno| StoreError::io("sync", &self.path, errno))
+        disk::sync_names(&self.fd).map_err(|errno| StoreError::io("sync", &self.path, errno))
     }
 
     /// Waits until the store's own name is on disk, and those of the directories that lead to it, as
@@ -303,7 +305,12 @@ fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let opened = retry_on_intr(|| rustix::fs::openat2(directory, relative, flags, mode, resolve));
+    let opened = retry_on_intr(|| {
+        if flags.contains(OFlags::CREATE) {
+            disk::ask(Operation::Create)?;
+        }
+        rustix::fs::openat2(directory, relative, flags, mode, resolve)
+    });
     match opened {
         // Before Linux 5.6, and in sandboxes that do not know the call and say EPERM. Where EPERM
         // was meant, it comes again.

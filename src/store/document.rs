@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::StoreError;
 use super::directory::{Directory, Stamp};
+use super::disk;
 use super::partial::Partial;
 use crate::limits::{INDEX_READ_PAUSE, INDEX_READS_MAX};
 
@@ -51,9 +51,7 @@ pub(super) fn replace(
     still_valid: impl FnOnce() -> Result<bool, StoreError>,
 ) -> Result<bool, StoreError> {
     let partial = Partial::create(partials, name)?;
-    partial
-        .file()
-        .write_all_at(bytes, 0)
+    disk::write_all(partial.file(), bytes, 0)
         .map_err(|error| partial.failed("write", error).needing(bytes.len() as u64))?;
     // In any case: a torn one would keep every later pull out of the layout.
     partial.finish(root.mode_of_files()?, true)?;

@@ -20,11 +20,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::StoreError;
 use super::directory::Directory;
+use super::disk;
 use super::extents::Extents;
 use crate::image::{Algorithm, Digest};
 use crate::limits::JOURNAL_SIZE_MAX;
@@ -173,7 +173,7 @@ impl Journal {
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         let failed = |error| self.failed("sync", error);
         match &self.file {
-            Some(file) => file.sync_data().map_err(failed),
+            Some(file) => disk::sync_data(file).map_err(failed),
             None => Ok(()),
         }
     }
@@ -200,9 +200,9 @@ impl Journal {
         let length = if anew { Ok(()) } else { truncate_behind(&file, at) };
         let written = length.and_then(|()| {
             if anew {
-                file.set_len(0)?;
+                disk::truncate(&file, 0)?;
             }
-            file.write_all_at(text.as_bytes(), at)
+            disk::write_all(&file, text.as_bytes(), at)
         });
         self.file = Some(file);
         written.map_err(|error| self.failed("write", error))
@@ -215,7 +215,7 @@ impl Journal {
 
 /// Cuts off what is behind `at`, if there is something.
 fn truncate_behind(file: &File, at: u64) -> io::Result<()> {
-    if file.metadata()?.len() > at { file.set_len(at) } else { Ok(()) }
+    if file.metadata()?.len() > at { disk::truncate(file, at) } else { Ok(()) }
 }
 
 /// The name of a partial's journal.

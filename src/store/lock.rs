@@ -2,10 +2,11 @@
 //! the other is shared by all pulls from beginning to end, and keeps garbage from being collected.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use super::directory::Directory;
+use super::disk;
 use super::{OWN_DIRECTORY, StoreError};
 use crate::limits::LOCK_PAUSE_MAX;
 
@@ -52,15 +53,15 @@ impl Lock {
             std::thread::sleep(pause().min(left));
         }
         // For the message of those who wait. On a full disk they do without.
-        let _ = file.set_len(0);
-        let _ = write!(&file, "{}", std::process::id());
+        let _ = disk::truncate(&file, 0);
+        let _ = disk::append(&file, std::process::id().to_string().as_bytes());
         Ok(Lock { file })
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = self.file.set_len(0);
+        let _ = disk::truncate(&self.file, 0);
         // Closing would do, were it not that a child between fork and exec shares the open file.
         let _ = self.file.unlock();
     }

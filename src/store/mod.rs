@@ -27,6 +27,7 @@
 mod catalog;
 mod destination;
 mod directory;
+pub mod disk;
 mod document;
 mod error;
 mod extents;
@@ -201,7 +202,7 @@ impl Store {
         }
         if self.options().fsync {
             // Another tool may have written it a moment ago, and not waited for the disk.
-            file.sync_all().map_err(|error| failed("sync", error))?;
+            disk::sync(&file).map_err(|error| failed("sync", error))?;
             self.verified().note(self.root(), digest, &stamp);
         }
         Ok(Presence::Present)

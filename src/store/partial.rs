@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Mode;
 
 use super::directory::{Directory, Stamp};
+use super::disk;
 use super::journal::{self, Believed, Subject};
 use super::{PARTIALS, Store, StoreError, relative_blob_path};
 use crate::image::{Algorithm, Digest};
@@ -160,7 +161,7 @@ impl Partial {
         // A file system without permissions refuses, and then there is nothing to be set.
         let _ = rustix::fs::fchmod(&self.file, mode);
         if durable {
-            self.file.sync_all().map_err(|error| self.failed("sync", error))?;
+            disk::sync(&self.file).map_err(|error| self.failed("sync", error))?;
         }
         Ok(())
     }
@@ -280,7 +281,7 @@ pub(super) fn sweep(
         }
         // Should its writer have published it just before the lock, the name is free, or another's.
         // After a power cut in that moment it may still be there, beside the new one.
-        if !matches!(partials.links_of(name, &file), Ok(Some(_))) {
+        if !matches!(partials.is_only_name_of(name, &file), Ok(Some(_))) {
             continue;
         }
         if !dry {

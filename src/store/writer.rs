@@ -6,9 +6,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
-use rustix::fs::{Advice, FallocateFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::Advice;
+use rustix::io::Errno;
 
+use super::disk;
 use super::extents::Extents;
 use super::journal::{self, Journal, Kind, Subject};
 use super::partial::{self, Claimed, Partial};
@@ -181,7 +182,7 @@ impl BlobWriter {
         let anew = believed.written.is_empty();
         if anew {
             let failed = |error| partial.failed("truncate", error);
-            partial.file().set_len(0).map_err(failed)?;
+            disk::truncate(partial.file(), 0).map_err(failed)?;
         } else {
             partial.keep();
             state.written = believed.written.clone();
@@ -235,7 +236,7 @@ impl BlobWriter {
         while let Some(gap) = self.first_missing(from..end) {
             let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
             let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
-            self.partial.file().write_all_at(part, gap.start).map_err(|error| {
+            disk::write_all(self.partial.file(), part, gap.start).map_err(|error| {
                 let missing = self.descriptor.size.saturating_sub(self.written());
                 self.partial.failed("write", error).needing(missing)
             })?;
@@ -371,7 +372,8 @@ impl BlobWriter {
         if let Some(journal) = &self.journal {
             lock(journal).clear()?;
         }
-        self.partial.file().set_len(0).map_err(|error| self.partial.failed("truncate", error))?;
+        let truncated = disk::truncate(self.partial.file(), 0);
+        truncated.map_err(|error| self.partial.failed("truncate", error))?;
         *self.lock() = State::new(&self.descriptor);
         self.reserve()
     }
@@ -447,7 +449,7 @@ impl BlobWriter {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.lock().unsynced);
-        let synced = self.partial.file().sync_data();
+        let synced = disk::sync_data(self.partial.file());
         if let Err(error) = synced {
             self.lock().lost = Some(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
             self.discard();
@@ -537,9 +539,7 @@ impl BlobWriter {
         if self.store.root().space_left().is_some_and(|left| left < missing) {
             return Err(failed(Errno::NOSPC));
         }
-        let file = self.partial.file();
-        // KEEP_SIZE: the file's size stays what was really written.
-        match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+        match disk::reserve(self.partial.file(), size) {
             // Not every file system can; there the writes will find out.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(errno) => Err(failed(errno)),

@@ -16,9 +16,11 @@ use ringpull::error::Class;
 use ringpull::image::Reference;
 use ringpull::registry::CredentialFile;
 use ringpull::store::Destination;
+use ringpull::store::disk::{Answer, Operation};
 use ringpull::transport::EngineKind;
 use ringpull::transport::engine::sim::{Fault, Weather};
 use ringpull::transport::probe::EngineWish;
+use rustix::io::Errno;
 
 /// Where the registry listens; its storage and token service are at the ports after it.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -36,7 +38,33 @@ pub struct Scenario {
     pub redirect: bool,
     pub pace: Option<u64>,
     pub faults: Vec<Planned>,
+    /// Whether the disk is waited for.
+    pub fsync: bool,
+    pub disk: Option<DiskFault>,
     pub end: End,
+}
+
+/// A fault of the disk.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskFault {
+    pub operation: Operation,
+    /// Which of these operations it is, from 0 on.
+    pub nth: u64,
+    pub answer: Answer,
+    /// Whether all after it are answered so, too.
+    pub lasting: bool,
+}
+
+impl DiskFault {
+    /// The class of a failure by it; `None` if it is to be borne.
+    pub fn class(&self) -> Option<Class> {
+        match self.answer {
+            Answer::Done | Answer::Short(_) | Answer::Fails(Errno::INTR) => None,
+            Answer::Fails(Errno::NOSPC | Errno::DQUOT) => Some(Class::DiskFull),
+            Answer::Fails(Errno::IO) => Some(Class::DiskIo),
+            Answer::Fails(_) => Some(Class::Disk),
+        }
+    }
 }
 
 /// How a run ends.
@@ -97,6 +125,8 @@ impl Scenario {
             redirect: random.u8(..4) == 0,
             pace: (random.u8(..8) == 0).then(|| random.u64(20_000..2_000_000)),
             faults: (0..faults).map(|_| fault(random, &timeouts)).collect(),
+            fsync: random.bool(),
+            disk: (!calm && random.u8(..4) == 0).then(|| disk_fault(random)),
             end: match random.u8(..8) {
                 0 => End::Killed(moment),
                 1 => End::Interrupted(moment),
@@ -133,7 +163,7 @@ impl Scenario {
             reference: Reference::parse(&format!("{REGISTRY}/demo:latest")).unwrap(),
             platforms: Platforms::One("linux/amd64".parse().unwrap()),
             destination: Destination::Layout { path: store.to_owned(), tag: None },
-            fsync: false,
+            fsync: self.fsync,
             network: NetworkConfig { credentials: self.credentials(), ..self.network.clone() },
         }
     }
@@ -164,8 +194,8 @@ impl Scenario {
         of_registry.sum::<Option<u32>>().map(|count| count + network.len() as u32)
     }
 
-    /// Whether the pull has to succeed, after these faults of the network.
-    pub fn must_succeed(&self, network: &[Fault]) -> bool {
+    /// Whether the pull has to succeed, after these faults of the network and this one of the disk.
+    pub fn must_succeed(&self, network: &[Fault], disk: Option<Class>) -> bool {
         let count = |gravity| self.faults.iter().filter(|it| it.gravity == gravity).count();
         let grave: Vec<_> = self.faults.iter().filter(|it| it.gravity == Gravity::Grave).collect();
         let once = grave.iter().all(|it| matches!(it.rule.turn, Turn::First(1) | Turn::Nth(_)));
@@ -179,6 +209,7 @@ impl Scenario {
             && once
             && tokens_last
             && !poisoned_tokens
+            && disk.is_none()
             && !self.is_cut_unseen(network)
     }
 
@@ -190,7 +221,7 @@ impl Scenario {
     }
 
     /// Whether the pull may fail so.
-    pub fn may_fail_as(&self, class: Class, network: &[Fault]) -> bool {
+    pub fn may_fail_as(&self, class: Class, network: &[Fault], disk: Option<Class>) -> bool {
         use Class::*;
         let of_network = |fault: &Fault| match fault {
             Fault::Refused => class == Connect,
@@ -206,6 +237,7 @@ impl Scenario {
         let of_tokens = class == Auth && self.auth.as_ref().is_some_and(expires);
         let of_a_cut = matches!(class, Size | Digest | DigestHeader | Manifest | Token);
         network.iter().any(of_network)
+            || disk == Some(class)
             || of_a_cut && self.is_cut_unseen(network)
             || self.faults.iter().any(|fault| fault.classes.contains(&class))
             || of_tokens
@@ -310,6 +342,31 @@ fn weather(random: &mut Rng, calm: bool, network: &NetworkConfig) -> Weather {
         breaks_at: 0..=[100, 1_000, 100_000, 1 << 20][random.usize(..4)],
         hiccups: if calm { 0 } else { [0, 0, 2, 20][random.usize(..4)] },
         faults: if calm { 0 } else { random.u32(..=8) },
+    }
+}
+
+fn disk_fault(random: &mut Rng) -> DiskFault {
+    use Operation::*;
+    let operation =
+        [Create, MakeDirectory, Write, Truncate, Reserve, Sync, SyncNames, Rename, Remove];
+    let operation = match random.u8(..3) {
+        0 => Write,
+        _ => operation[random.usize(..operation.len())],
+    };
+    let errno = [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::IO, Errno::ROFS];
+    let answer = match (operation, random.u8(..3)) {
+        (Write, 0) => Answer::Short(random.usize(1..5_000)),
+        // Those that can be interrupted.
+        (Create | Write | Truncate | Reserve | Sync | SyncNames, 1) => Answer::Fails(Errno::INTR),
+        _ => Answer::Fails(errno[random.usize(..errno.len())]),
+    };
+    let latest = [0, 3, 12, 60][random.usize(..4)];
+    DiskFault {
+        operation,
+        nth: random.u64(..=latest),
+        answer,
+        // What is interrupted for ever is tried for ever.
+        lasting: answer != Answer::Fails(Errno::INTR) && random.bool(),
     }
 }
 
