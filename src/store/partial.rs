@@ -400,6 +400,18 @@ mod tests {
         drop(alive);
     }
 
+    /// As a power cut may leave it amid a rename.
+    #[test]
+    fn a_sweep_takes_a_name_whose_file_has_another() {
+        let (guard, directory) = partials();
+        std::fs::write(guard.path().join("old.1"), "12345").unwrap();
+        std::fs::create_dir(guard.path().join("blobs")).unwrap();
+        std::fs::hard_link(guard.path().join("old.1"), guard.path().join("blobs/new")).unwrap();
+        sweep(&directory, Sweep::Aged, false, |_| true).unwrap();
+        assert_eq!(directory.names().unwrap(), ["blobs"]);
+        assert_eq!(std::fs::read(guard.path().join("blobs/new")).unwrap(), b"12345");
+    }
+
     /// A partial blob that nobody writes, with a journal of its first bytes.
     fn left_behind(directory: &Arc<Directory>, content: &[u8]) -> String {
         let digest = Digest::of(Algorithm::Sha256, content);

@@ -124,6 +124,11 @@ fn blob_directory() -> String {
     format!("{LAYOUT}/blobs/sha256/")
 }
 
+/// Whether a blob is there, and right.
+pub fn has(tree: &Tree, digest: &str) -> bool {
+    blobs(tree).any(|(_, _, content)| *content.digest == *digest)
+}
+
 /// The blobs that the record of verified ones would have believed: their digits, and their lines.
 fn verified<'a>(disk: &'a Disk, tree: &'a Tree) -> impl Iterator<Item = (String, String)> + 'a {
     let record = tree.files.get(&format!("{LAYOUT}/.ringpull/verified"));
