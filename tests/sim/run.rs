@@ -115,6 +115,8 @@ fn run_through(seed: u64, shown: bool) -> Result<Outcome, String> {
     match ended {
         Some(Ok(pulled)) => {
             outcome.succeeded += 1;
+            let untold = disk.is_some() && scenario.disk.is_some_and(|fault| fault.is_grave());
+            ensure(!untold, || format!("succeeded in spite of {:?}", scenario.disk))?;
             check_pulled(pulled, &image)?;
             check_image(&store, &image)?;
             check_waste(&scenario, pulled, &image, faults, *requests)?;
@@ -379,7 +381,8 @@ fn check_waste(
     ensure(wasted <= waste_max, || format!("{wasted} bytes wasted after {faults:?}"))?;
     const REFUSAL: u64 = 300;
     let attempts = u64::from(scenario.network.retries) * 4 + 4 + faults.len() as u64;
-    let most = image.size() + attempts * image.manifest.size() + requests as u64 * REFUSAL;
+    let most =
+        image.size() + waste_max + attempts * image.manifest.size() + requests as u64 * REFUSAL;
     let received = pulled.summary.bytes;
     ensure(received <= most, || {
         format!("{received} bytes were received for an image of {} after {faults:?}", image.size())

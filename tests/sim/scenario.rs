@@ -14,6 +14,7 @@ use ringpull::demo::{
 };
 use ringpull::error::Class;
 use ringpull::image::Reference;
+use ringpull::limits::{RECV_BUFFER_SIZE, SPLIT_SIZE_MIN};
 use ringpull::registry::CredentialFile;
 use ringpull::store::Destination;
 use ringpull::store::disk::{Answer, Operation};
@@ -64,6 +65,13 @@ impl DiskFault {
             Answer::Fails(Errno::IO) => Some(Class::DiskIo),
             Answer::Fails(_) => Some(Class::Disk),
         }
+    }
+
+    /// Whether no pull may succeed that has met it. Of others, what failed may have been of no account:
+    /// the record of verified blobs, for one.
+    pub fn is_grave(&self) -> bool {
+        let grave = [Operation::Sync, Operation::SyncNames, Operation::Rename];
+        self.class().is_some() && grave.contains(&self.operation)
     }
 }
 
@@ -227,7 +235,7 @@ impl Scenario {
             Fault::Refused => class == Connect,
             Fault::Silent => class == ConnectTimeout,
             Fault::Stall | Fault::Race => {
-                matches!(class, RecvTimeout | HeadTimeout | SendTimeout)
+                matches!(class, RecvTimeout | HeadTimeout | SendTimeout | TooSlow)
             }
             Fault::Reset | Fault::Finish | Fault::Hiccup => {
                 matches!(class, EmptyResponse | Truncated | Framing)
@@ -244,9 +252,13 @@ impl Scenario {
     }
 
     /// Bytes that may be received beyond those that are needed, and those of manifests and refusals;
-    /// `None` if that says nothing.
+    /// `None` if that says nothing. Of what is split while it comes, one receive may be too late each
+    /// time.
     pub fn waste_max(&self) -> Option<u64> {
-        self.faults.iter().all(|it| it.gravity == Gravity::Passing).then_some(0)
+        const SPLITS_MAX: usize = 4;
+        let large = self.sizes.iter().filter(|size| **size as u64 >= SPLIT_SIZE_MIN).count();
+        let late = (large * SPLITS_MAX * RECV_BUFFER_SIZE) as u64;
+        self.faults.iter().all(|it| it.gravity == Gravity::Passing).then_some(late)
     }
 
     /// When the pull must have ended, by the virtual clock.
@@ -384,7 +396,8 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
     use Gravity::{Final, Grave, Harmless, Passing};
     // Shorter than any silence that is not borne.
     let patience = timeouts.recv.min(timeouts.head);
-    let silence: &[Class] = &[RecvTimeout, HeadTimeout];
+    // With some bytes before it, it is first of all slow.
+    let silence: &[Class] = &[RecvTimeout, HeadTimeout, TooSlow];
     let end: &[Class] = &[EmptyResponse, Truncated, Framing];
     let count = [0, 1, 1_000, 20_000, 300_000][random.usize(..5)];
     let count = random.u64(..=count);
@@ -405,6 +418,14 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         last: random.i64(-1..=1),
         total: random.i64(-1..=1),
     };
+    let drip = |random: &mut Rng, patience: Duration| -> (Action, Gravity, &'static [Class]) {
+        let (bytes, every) = (random.usize(1..2_000), patience.mul_f64(random.f64() / 50.0));
+        // Well above the minimum speed it costs nothing.
+        match (bytes as f64) < every.as_secs_f64() * 1_000.0 {
+            true => (Action::Drip { bytes, every }, Passing, &[TooSlow]),
+            false => (Action::Drip { bytes, every }, Harmless, &[]),
+        }
+    };
     let (action, gravity, classes): (Action, Gravity, &'static [Class]) = match random.u8(..34) {
         0 => (Action::StallBeforeHead, Passing, silence),
         1 => (Action::StallAfterHead, Passing, silence),
@@ -418,14 +439,7 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         12 => (limited(random, 503), Passing, &[Http5xx]),
         13 => (limited(random, 429), Passing, &[RateLimited]),
         14 => (Action::Delay(patience.mul_f64(random.f64() / 2.0)), Harmless, &[HeadTimeout]),
-        15 => (
-            Action::Drip {
-                bytes: random.usize(1..2_000),
-                every: patience.mul_f64(random.f64() / 50.0),
-            },
-            Harmless,
-            &[],
-        ),
+        15 => drip(random, patience),
         16 => (Action::NoKeepAlive, Harmless, &[]),
         17 => (Action::UntilClose, Harmless, &[]),
         18 => (Action::Chunked { size: random.usize(1..3_000), trailers: vec![] }, Harmless, &[]),
