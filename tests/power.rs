@@ -139,7 +139,11 @@ fn explore(
     let begun = AtomicUsize::new(0);
     let tallies = in_parallel(&plots, |(engine, plot)| {
         // Without an end, a call that was cut off cannot be told from one that was not made.
-        let story = (0..3).find_map(|_| stage.record(engine, plot));
+        let record = AssertUnwindSafe(|| (0..3).find_map(|_| stage.record(engine, plot)));
+        let Ok(story) = catch_unwind(record) else {
+            let bad = vec![format!("{engine} {plot:?}: cannot be recorded")];
+            return Tally { bad, ..Tally::default() };
+        };
         let nth = begun.fetch_add(1, Ordering::Relaxed);
         if nth % 20 == 19 {
             println!("{nth} of {}", plots.len());
@@ -565,11 +569,11 @@ impl Stage {
     }
 }
 
-/// The files that are not what the model says, with nothing lost.
+/// What is not as the model says, with nothing lost.
 fn unlike_on_disk(disk: &Disk, root: &Path) -> Vec<String> {
     let model = disk.after_power_cut(disk.now, Variant::Everything);
     let real: BTreeSet<String> = listing(root).into_iter().collect();
-    let expected = model.files.keys().cloned().collect();
+    let expected = model.files.keys().chain(&model.directories).cloned().collect();
     // Of two threads that append at once, strace may tell the second one first.
     let in_order = |path: &str, bytes: Vec<u8>| {
         let mut lines: Vec<Vec<u8>> =
@@ -581,6 +585,9 @@ fn unlike_on_disk(disk: &Disk, root: &Path) -> Vec<String> {
     };
     real.union(&expected)
         .filter(|path| {
+            if model.directories.contains(*path) || root.join(path).is_dir() {
+                return !model.directories.contains(*path) || !root.join(path).is_dir();
+            }
             let model = model.files.get(*path).map(|(_, content)| content.bytes.to_vec());
             let real = fs::read(root.join(path)).ok();
             model.map(|bytes| in_order(path, bytes)) != real.map(|bytes| in_order(path, bytes))
@@ -589,15 +596,15 @@ fn unlike_on_disk(disk: &Disk, root: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The paths of all files beneath a directory.
+/// The paths of all files and directories beneath a directory.
 fn listing(root: &Path) -> Vec<String> {
     let (mut paths, mut pending) = (Vec::new(), vec![String::new()]);
     while let Some(path) = pending.pop() {
         for name in names(&root.join(&path)) {
             let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-            match root.join(&path).is_dir() {
-                true => pending.push(path),
-                false => paths.push(path),
+            paths.push(path.clone());
+            if root.join(&path).is_dir() {
+                pending.push(path);
             }
         }
     }
