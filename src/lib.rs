@@ -22,7 +22,7 @@
 //! | [`registry`] | the distribution protocol, sans-IO; every decision on where a secret may go |
 //! | [`transport`] | byte streams with deadlines; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs, [`transport::engine::sim`] a network in memory |
 //! | [`client`] | one answered question: redirects, challenges, kept connections |
-//! | [`store`] | the OCI image layout that pulls land in |
+//! | [`store`] | the OCI image layout that pulls land in; [`store::disk`] is all calls that change it, and a disk that fails for the simulator |
 //! | [`pull`] | from a reference to a verified image in a store |
 //! | [`report`] | all that is printed |
 //! | [`config`] | what was asked for, checked once |
@@ -35,7 +35,8 @@
 //!    kernel keeps it: `tests/engine.rs` and `tests/kernel_trace.rs`.
 //! 2. A linked pair is never split ([`transport::engine::uring`]).
 //! 3. No byte that arrived is thrown away while it may be good (`pull::fetch`): `tests/sim.rs`.
-//! 4. Nothing unverified is visible ([`store`]): `tests/store.rs`, `tests/pull_faults.rs`.
+//! 4. Nothing unverified is visible ([`store`]), nor after a power cut: `tests/store.rs`,
+//!    `tests/pull_faults.rs`, `tests/power.rs`.
 //! 5. The descriptor is the authority on size and digest; headers are hints.
 //! 6. A credential belongs to an origin ([`registry`]).
 //! 7. Memory is bounded by configuration: each peer-controlled size has a limit with a name.

@@ -2,7 +2,8 @@
 //! it is pulled, and what goes wrong. Any seed can be run again, and runs the same again.
 //!
 //! `scripts/sim` runs many seeds, or one with all that happens in it; here some run with every test.
-//! What no seed reaches: TLS, names to be resolved, threads, and a kernel.
+//! What no seed reaches: TLS, names to be resolved, threads and so what is synced amid a blob, and a
+//! kernel.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(unreachable_pub, reason = "`pub` means: for the tests")]

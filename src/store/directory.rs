@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::StoreError;
+use super::disk::{self, Operation};
 
 /// Permissions a new directory or lock file is given, before the process's umask.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
@@ -28,15 +29,15 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory that the user named, creating it and its parents where missing. With
-    /// `durable`, what was created survives a power cut.
+    /// Opens the directory that the user named, creating it and its parents where missing; what was
+    /// created survives a power cut.
     ///
     /// Parents may be symbolic links, as `/tmp` is on some systems; the directory itself may not.
-    pub(super) fn open_or_create(path: &Path, durable: bool) -> Result<Directory, StoreError> {
+    pub(super) fn open_or_create(path: &Path) -> Result<Directory, StoreError> {
         // `link/` and `link/.` would follow the link in spite of O_NOFOLLOW.
         let path: PathBuf = path.components().collect();
         match Directory::open(&path) {
-            Err(Errno::NOENT) => create_with_parents(&path, durable)?,
+            Err(Errno::NOENT) => create_with_parents(&path)?,
             opened => return opened.map_err(|errno| not_a_directory(&path, errno)),
         }
         Directory::open(&path).map_err(|errno| not_a_directory(&path, errno))
@@ -77,7 +78,7 @@ impl Directory {
     }
 
     fn make_child(&self, name: &str) -> Result<Directory, StoreError> {
-        match rustix::fs::mkdirat(&self.fd, name, DIRECTORY_MODE) {
+        match disk::make_directory(&self.fd, name, DIRECTORY_MODE) {
             // Another process may have been faster.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.failed("create", name, errno)),
@@ -115,17 +116,26 @@ impl Directory {
 
     /// Whether `name` is this file, and the only name of it.
     pub(super) fn is_name_of(&self, name: &str, file: &File) -> Result<bool, StoreError> {
+        match self.is_only_name_of(name, file)? {
+            // Through its other name it can be written to from outside the store.
+            Some(false) => Err(self.unsafe_path(name, "a file with another name (a hard link)")),
+            only => Ok(only.is_some()),
+        }
+    }
+
+    /// Whether this file has no other name, if `name` is one of its names.
+    pub(super) fn is_only_name_of(
+        &self,
+        name: &str,
+        file: &File,
+    ) -> Result<Option<bool>, StoreError> {
         let failed = |errno| self.failed("look at", name, errno);
         let open = rustix::fs::fstat(file).map_err(failed)?;
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino) => {
-                match open.st_nlink {
-                    1 => Ok(true),
-                    // Through its other name it can be written to from outside the store.
-                    _ => Err(self.unsafe_path(name, "a file with another name (a hard link)")),
-                }
+                Ok(Some(open.st_nlink == 1))
             }
-            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed(errno)),
         }
     }
@@ -165,13 +175,13 @@ impl Directory {
         target: &Directory,
         new_name: &str,
     ) -> Result<(), StoreError> {
-        rustix::fs::renameat(&self.fd, name, &target.fd, new_name)
+        disk::rename(&self.fd, name, &target.fd, new_name)
             .map_err(|errno| target.failed("replace", new_name, errno))
     }
 
     /// Removes the file `name`; `false` if there is none.
     pub(super) fn remove(&self, name: &str) -> Result<bool, StoreError> {
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+        match disk::remove(&self.fd, name) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.failed("remove", name, errno)),
@@ -180,8 +190,18 @@ impl Directory {
 
     /// Waits until the names in this directory are on disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        retry_on_intr(|| rustix::fs::fsync(&self.fd))
-            .map_err(|errno| StoreError::io("sync", &self.path, errno))
+        disk::sync_names(&self.fd).map_err(|errno| StoreError::io("sync", &self.path, errno))
+    }
+
+    /// Waits until the store's own name is on disk, and those of the directories that lead to it, as
+    /// far as that can be had: they are not the store's.
+    pub(super) fn sync_parents(&self) {
+        for parent in self.path.ancestors().skip(1) {
+            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            if let Ok(parent) = File::open(here) {
+                let _ = parent.sync_all();
+            }
+        }
     }
 
     /// The names in this directory, in no order, without `.` and `..`.
@@ -285,7 +305,12 @@ fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let opened = retry_on_intr(|| rustix::fs::openat2(directory, relative, flags, mode, resolve));
+    let opened = retry_on_intr(|| {
+        if flags.contains(OFlags::CREATE) {
+            disk::ask(Operation::Create)?;
+        }
+        rustix::fs::openat2(directory, relative, flags, mode, resolve)
+    });
     match opened {
         // Before Linux 5.6, and in sandboxes that do not know the call and say EPERM. Where EPERM
         // was meant, it comes again.
@@ -318,19 +343,17 @@ fn open_by_component(
 }
 
 /// Creates `path` and its missing parents.
-fn create_with_parents(path: &Path, durable: bool) -> Result<(), StoreError> {
+fn create_with_parents(path: &Path) -> Result<(), StoreError> {
     let missing: Vec<&Path> = path
         .ancestors()
         .take_while(|path| matches!(path.symlink_metadata(), Err(error) if is_not_found(&error)))
         .collect();
     std::fs::create_dir_all(path).map_err(|error| StoreError::io("create", path, error))?;
-    if durable {
-        for parent in missing.iter().filter_map(|path| path.parent()) {
-            // A parent that may be entered but not read cannot be synced; nothing is to be done.
-            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            if let Ok(parent) = File::open(here) {
-                parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
-            }
+    for parent in missing.iter().filter_map(|path| path.parent()) {
+        // A parent that may be entered but not read cannot be synced; nothing is to be done.
+        let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if let Ok(parent) = File::open(here) {
+            parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
         }
     }
     Ok(())
@@ -371,7 +394,7 @@ mod tests {
         std::os::unix::fs::symlink("a", path.join("in")).unwrap();
         std::os::unix::fs::symlink("file", path.join("a/b/link")).unwrap();
 
-        let root = Directory::open_or_create(path, false).unwrap();
+        let root = Directory::open_or_create(path).unwrap();
         let openers: [(&str, Opener); 2] =
             [("openat2", open_beneath), ("openat", open_by_component)];
         for (name, open) in openers {
@@ -403,7 +426,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let temporary = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), temporary.path().join("blobs")).unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let error = root.make_directory("blobs/sha256").unwrap_err();
         assert!(matches!(error, StoreError::UnsafePath { .. }), "{error}");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
@@ -413,7 +436,7 @@ mod tests {
     fn missing_parents_are_made() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("a/b/c/");
-        let root = Directory::open_or_create(&path, true).unwrap();
+        let root = Directory::open_or_create(&path).unwrap();
         assert!(root.names().unwrap().is_empty());
         root.make_directory("x/y/z").unwrap();
         assert_eq!(root.names().unwrap(), ["x"]);

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::StoreError;
 use super::directory::{Directory, Stamp};
+use super::disk;
 use super::partial::Partial;
 use crate::limits::{INDEX_READ_PAUSE, INDEX_READS_MAX};
 
@@ -40,7 +40,8 @@ pub(super) fn read<T>(
 }
 
 /// Replaces the file `name` of the layout, unless `still_valid` says just before that what `bytes`
-/// were made from is out of date; then nothing happens and the answer is `false`.
+/// were made from is out of date; then nothing happens and the answer is `false`. A power cut leaves it
+/// wholly old or wholly new; with `durable`, what it leaves from then on is the new one.
 pub(super) fn replace(
     root: &Directory,
     partials: &Arc<Directory>,
@@ -50,11 +51,10 @@ pub(super) fn replace(
     still_valid: impl FnOnce() -> Result<bool, StoreError>,
 ) -> Result<bool, StoreError> {
     let partial = Partial::create(partials, name)?;
-    partial
-        .file()
-        .write_all_at(bytes, 0)
+    disk::write_all(partial.file(), bytes, 0)
         .map_err(|error| partial.failed("write", error).needing(bytes.len() as u64))?;
-    partial.finish(root.mode_of_files()?, durable)?;
+    // In any case: a torn one would keep every later pull out of the layout.
+    partial.finish(root.mode_of_files()?, true)?;
     if !still_valid()? {
         return Ok(false);
     }

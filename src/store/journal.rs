@@ -20,11 +20,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::StoreError;
 use super::directory::Directory;
+use super::disk;
 use super::extents::Extents;
 use crate::image::{Algorithm, Digest};
 use crate::limits::JOURNAL_SIZE_MAX;
@@ -197,9 +197,9 @@ impl Journal {
         let length = if anew { Ok(()) } else { truncate_behind(&file, at) };
         let written = length.and_then(|()| {
             if anew {
-                file.set_len(0)?;
+                disk::truncate(&file, 0)?;
             }
-            file.write_all_at(text.as_bytes(), at)
+            disk::write_all(&file, text.as_bytes(), at)
         });
         self.file = Some(file);
         written.map_err(|error| self.failed("write", error))
@@ -212,7 +212,7 @@ impl Journal {
 
 /// Cuts off what is behind `at`, if there is something.
 fn truncate_behind(file: &File, at: u64) -> io::Result<()> {
-    if file.metadata()?.len() > at { file.set_len(at) } else { Ok(()) }
+    if file.metadata()?.len() > at { disk::truncate(file, at) } else { Ok(()) }
 }
 
 /// The name of a partial's journal.
@@ -492,7 +492,7 @@ mod tests {
     fn place() -> (tempfile::TempDir, Arc<Directory>, Subject) {
         use std::os::unix::fs::MetadataExt;
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Arc::new(Directory::open_or_create(temporary.path(), false).unwrap());
+        let directory = Arc::new(Directory::open_or_create(temporary.path()).unwrap());
         let file = directory.create("blob").unwrap().unwrap();
         file.set_len(SIZE).unwrap();
         let subject = Subject { inode: file.metadata().unwrap().ino(), ..subject() };

@@ -2,10 +2,11 @@
 //! the other is shared by all pulls from beginning to end, and keeps garbage from being collected.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use super::directory::Directory;
+use super::disk;
 use super::{OWN_DIRECTORY, StoreError};
 use crate::limits::LOCK_PAUSE_MAX;
 
@@ -58,7 +59,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = self.file.set_len(0);
+        let _ = disk::truncate(&self.file, 0);
         // Closing would do, were it not that a child between fork and exec shares the open file.
         let _ = self.file.unlock();
     }
@@ -123,9 +124,9 @@ fn pause() -> Duration {
 
 /// Says which process holds the lock, for the message of those who wait. On a full disk they do
 /// without.
-fn sign(mut file: &File) {
-    let _ = file.set_len(0);
-    let _ = write!(file, "{}", std::process::id());
+fn sign(file: &File) {
+    let _ = disk::truncate(file, 0);
+    let _ = disk::append(file, std::process::id().to_string().as_bytes());
 }
 
 /// The process that says it holds the lock.
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn a_held_lock_is_waited_for_and_names_its_holder() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let held = Lock::acquire(&root, Duration::ZERO).unwrap();
 
         let start = Instant::now();
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_not_a_process_id_is_not_shown() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         let own = root.make_directory(OWN_DIRECTORY).unwrap();
         for (text, expected) in
             [("4711", Some(4711)), ("", None), ("+5", None), ("x", None), ("99999999999", None)]

@@ -15,7 +15,7 @@
 //!
 //! What holds at every moment, whatever process dies and whatever disk fills up:
 //! - No byte is visible under `blobs/` that was not verified.
-//! - `index.json` is wholly old or wholly new, and with [`Options::fsync`] it never names a blob that
+//! - `index.json` is wholly old or wholly new, after a power cut, too, and with [`Options::fsync`] it never names a blob that
 //!   a power cut could still take away.
 //! - No path leads through a symbolic link, and nothing but plain files and directories is used.
 //! - Several processes may use one layout. They meet only at the lock, and only for moments. Tools
@@ -27,6 +27,7 @@
 mod catalog;
 mod destination;
 mod directory;
+pub mod disk;
 mod document;
 mod error;
 mod extents;
@@ -76,8 +77,8 @@ const PARTIALS: &str = ".ringpull/partial";
 /// How a store works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Whether what was reported as done survives a power cut. Without it nothing is waited for,
-    /// and blobs are hashed again on each use.
+    /// Whether what was reported as done survives a power cut. Without it nothing is waited for but
+    /// a new layout's directory and the bytes of `index.json`, and blobs are hashed on each use.
     pub fsync: bool,
     /// How long another process may hold the lock before [`StoreError::LockBusy`].
     pub lock_timeout: Duration,
@@ -101,6 +102,8 @@ struct Shared {
     options: Options,
     /// Opened, and made, when the first file is written.
     partials: OnceLock<Arc<Directory>>,
+    /// Set once the directories that lead to it are on disk.
+    partials_led_to: OnceLock<()>,
     verified: Verified,
 }
 
@@ -152,14 +155,19 @@ impl Store {
     /// [`StoreError::Index`] if `oci-layout` is of another version or `index.json` is not valid
     /// (better now than after the download), [`StoreError::Disk`] if the directory cannot be used.
     pub fn open(path: &Path, options: Options) -> Result<Store, StoreError> {
-        let root = Directory::open_or_create(path, options.fsync)?;
+        let root = Directory::open_or_create(path)?;
         for directory in BLOB_DIRECTORIES.into_iter().chain([PARTIALS]) {
             root.directory(directory)?;
         }
         document::read(&root, LAYOUT_FILE, LAYOUT_FILE_SIZE_MAX, index::check_layout_file)?;
         document::read(&root, INDEX_FILE, INDEX_SIZE_MAX, Index::parse)?;
-        let shared =
-            Shared { root, options, partials: OnceLock::new(), verified: Verified::default() };
+        let shared = Shared {
+            root,
+            options,
+            partials: OnceLock::new(),
+            partials_led_to: OnceLock::new(),
+            verified: Verified::default(),
+        };
         Ok(Store { shared: Arc::new(shared) })
     }
 
@@ -194,7 +202,7 @@ impl Store {
         }
         if self.options().fsync {
             // Another tool may have written it a moment ago, and not waited for the disk.
-            file.sync_all().map_err(|error| failed("sync", error))?;
+            disk::sync(&file).map_err(|error| failed("sync", error))?;
             self.verified().note(self.root(), digest, &stamp);
         }
         Ok(Presence::Present)
@@ -277,8 +285,10 @@ impl Store {
         annotations: &[(&str, &str)],
     ) -> Result<Registered, StoreError> {
         let _lock = Lock::acquire(self.root(), self.options().lock_timeout)?;
-        self.sync_blob_names()?;
+        self.sync_names()?;
         if document::stamp(self.root(), LAYOUT_FILE)?.is_none() {
+            // Who made the directory may have ended before it did this.
+            self.root().sync_parents();
             self.replace(LAYOUT_FILE, &index::layout_file(), || Ok(true))?;
         }
         self.change_index(|index| index.set(name, root, annotations))
@@ -401,9 +411,9 @@ impl Store {
         document::replace(self.root(), self.partials()?, name, bytes, durable, still_valid)
     }
 
-    /// Makes sure that every blob an index could name has its name on disk: another process may
-    /// have made one, and ended before it synced the directory.
-    fn sync_blob_names(&self) -> Result<(), StoreError> {
+    /// Makes sure that every blob an index could name has its name on disk, and the index that is
+    /// there: another process may have made them, and ended before it synced the directory.
+    fn sync_names(&self) -> Result<(), StoreError> {
         if !self.options().fsync {
             return Ok(());
         }
@@ -412,7 +422,20 @@ impl Store {
                 directory.sync()?;
             }
         }
-        Ok(())
+        self.root().sync()
+    }
+
+    /// Makes sure that partials and their journals have their names on disk.
+    fn sync_partial_names(&self) -> Result<(), StoreError> {
+        let led_to = &self.shared.partials_led_to;
+        if led_to.get().is_none() {
+            self.root().sync()?;
+            if let Some(own) = self.root().directory(OWN_DIRECTORY)? {
+                own.sync()?;
+            }
+            let _ = led_to.set(());
+        }
+        self.partials()?.sync()
     }
 
     fn open_blob(&self, digest: &Digest) -> Result<Option<(File, Stamp)>, StoreError> {

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Mode;
 
 use super::directory::{Directory, Stamp};
+use super::disk;
 use super::journal::{self, Believed, Subject};
 use super::{PARTIALS, Store, StoreError, relative_blob_path};
 use crate::image::{Algorithm, Digest};
@@ -160,7 +161,7 @@ impl Partial {
         // A file system without permissions refuses, and then there is nothing to be set.
         let _ = rustix::fs::fchmod(&self.file, mode);
         if durable {
-            self.file.sync_all().map_err(|error| self.failed("sync", error))?;
+            disk::sync(&self.file).map_err(|error| self.failed("sync", error))?;
         }
         Ok(())
     }
@@ -279,7 +280,8 @@ pub(super) fn sweep(
             continue;
         }
         // Should its writer have published it just before the lock, the name is free, or another's.
-        if !matches!(partials.is_name_of(name, &file), Ok(true)) {
+        // After a power cut in that moment it may still be there, beside the new one.
+        if !matches!(partials.is_only_name_of(name, &file), Ok(Some(_))) {
             continue;
         }
         if !dry {
@@ -367,7 +369,7 @@ mod tests {
 
     fn partials() -> (tempfile::TempDir, Arc<Directory>) {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory::open_or_create(temporary.path(), false).unwrap();
+        let directory = Directory::open_or_create(temporary.path()).unwrap();
         (temporary, Arc::new(directory))
     }
 
@@ -396,6 +398,18 @@ mod tests {
         assert_eq!(sweep(&directory, Sweep::Aged, false, |_| false).unwrap(), Swept::default());
         assert_eq!(directory.names().unwrap().len(), 3);
         drop(alive);
+    }
+
+    /// As a power cut may leave it amid a rename.
+    #[test]
+    fn a_sweep_takes_a_name_whose_file_has_another() {
+        let (guard, directory) = partials();
+        std::fs::write(guard.path().join("old.1"), "12345").unwrap();
+        std::fs::create_dir(guard.path().join("blobs")).unwrap();
+        std::fs::hard_link(guard.path().join("old.1"), guard.path().join("blobs/new")).unwrap();
+        sweep(&directory, Sweep::Aged, false, |_| true).unwrap();
+        assert_eq!(directory.names().unwrap(), ["blobs"]);
+        assert_eq!(std::fs::read(guard.path().join("blobs/new")).unwrap(), b"12345");
     }
 
     /// A partial blob that nobody writes, with a journal of its first bytes.

@@ -11,12 +11,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::OWN_DIRECTORY;
 use super::directory::{Directory, Stamp};
+use super::disk;
 use crate::image::Digest;
 use crate::limits::VERIFIED_SIZE_MAX;
 
@@ -56,11 +56,11 @@ impl Verified {
     /// Without effect where that cannot be written: it is not worth failing a pull for.
     pub(super) fn note(&self, root: &Directory, digest: &Digest, stamp: &Stamp) {
         let Ok(directory) = root.make_directory(OWN_DIRECTORY) else { return };
-        let Ok(mut file) = directory.file_to_append(VERIFIED_FILE) else { return };
+        let Ok(file) = directory.file_to_append(VERIFIED_FILE) else { return };
         if file.metadata().is_ok_and(|metadata| metadata.len() >= VERIFIED_SIZE_MAX) {
-            let _ = file.set_len(0);
+            let _ = disk::truncate(&file, 0);
         }
-        let _ = file.write_all(line(digest, stamp).as_bytes());
+        let _ = disk::append(&file, line(digest, stamp).as_bytes());
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -128,7 +128,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Directory) {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path(), false).unwrap();
+        let root = Directory::open_or_create(temporary.path()).unwrap();
         (temporary, root)
     }
 

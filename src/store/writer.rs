@@ -1,15 +1,15 @@
 //! A blob on its way into the store.
 
-use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
-use rustix::fs::{Advice, FallocateFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::Advice;
+use rustix::io::Errno;
 
+use super::disk;
 use super::extents::Extents;
 use super::journal::{self, Journal, Kind, Subject};
 use super::partial::{self, Claimed, Partial};
@@ -17,7 +17,7 @@ use super::{Store, StoreError, blob_directory, relative_blob_path};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::limits::{
     FOLLOW_STEP, HASH_BUFFER_SIZE, JOURNAL_PARTS, JOURNAL_STEP_MIN, JOURNAL_SYNC_INTERVAL,
-    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP, WRITE_SIZE,
+    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP,
 };
 
 /// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
@@ -182,7 +182,7 @@ impl BlobWriter {
         let anew = believed.written.is_empty();
         if anew {
             let failed = |error| partial.failed("truncate", error);
-            partial.file().set_len(0).map_err(failed)?;
+            disk::truncate(partial.file(), 0).map_err(failed)?;
         } else {
             partial.keep();
             state.written = believed.written.clone();
@@ -236,7 +236,7 @@ impl BlobWriter {
         while let Some(gap) = self.first_missing(from..end) {
             let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
             let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
-            write_in_steps(self.partial.file(), part, gap.start).map_err(|error| {
+            disk::write_all(self.partial.file(), part, gap.start).map_err(|error| {
                 let missing = self.descriptor.size.saturating_sub(self.written());
                 self.partial.failed("write", error).needing(missing)
             })?;
@@ -372,7 +372,8 @@ impl BlobWriter {
         if let Some(journal) = &self.journal {
             lock(journal).clear()?;
         }
-        self.partial.file().set_len(0).map_err(|error| self.partial.failed("truncate", error))?;
+        let truncated = disk::truncate(self.partial.file(), 0);
+        truncated.map_err(|error| self.partial.failed("truncate", error))?;
         *self.lock() = State::new(&self.descriptor);
         self.reserve()
     }
@@ -448,7 +449,7 @@ impl BlobWriter {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.lock().unsynced);
-        let synced = self.partial.file().sync_data();
+        let synced = disk::sync_data(self.partial.file());
         if let Err(error) = synced {
             self.lock().lost = Some(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
             self.discard();
@@ -464,8 +465,8 @@ impl BlobWriter {
         // The journal is free meanwhile: whoever notes something must not wait for the disk.
         let named = noted.and_then(|file| {
             let failed = |error| self.partial.failed("sync the journal of", error);
-            file.map_or(Ok(()), |file| file.sync_data()).map_err(failed)?;
-            self.partial.directory().sync()
+            file.map_or(Ok(()), |file| disk::sync_data(&file)).map_err(failed)?;
+            self.store.sync_partial_names()
         });
         let mut state = self.lock();
         state.synced_at = Instant::now();
@@ -549,9 +550,7 @@ impl BlobWriter {
         if self.store.root().space_left().is_some_and(|left| left < missing) {
             return Err(failed(Errno::NOSPC));
         }
-        let file = self.partial.file();
-        // KEEP_SIZE: the file's size stays what was really written.
-        match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+        match disk::reserve(self.partial.file(), size) {
             // Not every file system can; there the writes will find out.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(errno) => Err(failed(errno)),
@@ -603,19 +602,6 @@ impl Drop for BlobWriter {
     fn drop(&mut self) {
         self.note();
     }
-}
-
-/// Writes `bytes` at `offset`, in steps that end at multiples of [`WRITE_SIZE`] of the file.
-fn write_in_steps(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    let (mut at, mut rest) = (offset, bytes);
-    while !rest.is_empty() {
-        let to_the_next = WRITE_SIZE - at % WRITE_SIZE;
-        let step = usize::try_from(to_the_next).map_or(rest.len(), |step| step.min(rest.len()));
-        file.write_all_at(&rest[..step], at)?;
-        at += step as u64;
-        rest = &rest[step..];
-    }
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,5 +1,6 @@
 //! A run: one or more pulls on a simulated network, and what must be true of them.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,7 @@ use ringpull::error::Class;
 use ringpull::image::{Algorithm, Digest};
 use ringpull::pull::{self, Pulled};
 use ringpull::report::{Reporter, Verbosity};
+use ringpull::store::disk;
 use ringpull::transport::Engine;
 use ringpull::transport::engine::sim::{Fault, Network, Weather};
 use serde_json::Value;
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::peers;
-use super::scenario::{End, Scenario, address};
+use super::scenario::{DiskFault, End, Scenario, address};
 
 /// What must not be printed, whatever is printed.
 const SECRETS: [&str; 3] = ["canary", "demo-token-", "Signature=demo"];
@@ -40,6 +42,7 @@ pub struct Outcome {
     interrupted: u64,
     killed: u64,
     faults: u64,
+    disk_faults: u64,
     virtual_time: Duration,
     pub fingerprint: u64,
 }
@@ -52,19 +55,22 @@ impl Outcome {
         self.interrupted += other.interrupted;
         self.killed += other.killed;
         self.faults += other.faults;
+        self.disk_faults += other.disk_faults;
         self.virtual_time += other.virtual_time;
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { pulls, succeeded, failed, interrupted, killed, faults, .. } = self;
+        let Outcome { pulls, succeeded, failed, interrupted, killed, faults, disk_faults, .. } =
+            self;
         let hours = self.virtual_time.as_secs_f64() / 3600.0;
         write!(f, "{pulls} pulls, {succeeded} succeeded, {failed} failed as they may, ")?;
         write!(
             f,
-            "{interrupted} interrupted, {killed} killed; {faults} faults of the network met; "
+            "{interrupted} interrupted, {killed} killed; {faults} faults of the network and "
         )?;
+        write!(f, "{disk_faults} of the disk met; ")?;
         write!(f, "{hours:.1} h by the virtual clock")
     }
 }
@@ -99,7 +105,7 @@ fn run_through(seed: u64, shown: bool) -> Result<Outcome, String> {
     }
     let attempt = stage.pull(&image, &store, &mut outcome)?;
     let old = scenario.older.then_some(&older);
-    let Attempt { ended, faults, printed, requests, .. } = &attempt;
+    let Attempt { ended, faults, disk, printed, requests, .. } = &attempt;
     for secret in SECRETS {
         ensure(!printed.contains(secret), || format!("the secret {secret} is shown:\n{printed}"))?;
     }
@@ -109,6 +115,8 @@ fn run_through(seed: u64, shown: bool) -> Result<Outcome, String> {
     match ended {
         Some(Ok(pulled)) => {
             outcome.succeeded += 1;
+            let untold = disk.is_some() && scenario.disk.is_some_and(|fault| fault.is_grave());
+            ensure(!untold, || format!("succeeded in spite of {:?}", scenario.disk))?;
             check_pulled(pulled, &image)?;
             check_image(&store, &image)?;
             check_waste(&scenario, pulled, &image, faults, *requests)?;
@@ -116,11 +124,14 @@ fn run_through(seed: u64, shown: bool) -> Result<Outcome, String> {
         Some(Err(Class::Interrupted)) if scenario.end != End::ByItself => outcome.interrupted += 1,
         Some(Err(class)) => {
             outcome.failed += 1;
-            ensure(!scenario.must_succeed(faults), || {
-                format!("failed ({}) after {faults:?}:\n{printed}", class.name())
+            ensure(!scenario.must_succeed(faults, *disk), || {
+                format!("failed ({}) after {faults:?} and {disk:?}:\n{printed}", class.name())
             })?;
-            ensure(scenario.may_fail_as(*class, faults), || {
-                format!("failed by what was not there ({}): {faults:?}\n{printed}", class.name())
+            ensure(scenario.may_fail_as(*class, faults, *disk), || {
+                format!(
+                    "failed by what was not there ({}): {faults:?}, {disk:?}\n{printed}",
+                    class.name()
+                )
             })?;
         }
         None => outcome.killed += 1,
@@ -156,6 +167,8 @@ struct Attempt {
     ended: Option<Result<Pulled, Class>>,
     killed: bool,
     faults: Vec<Fault>,
+    /// The class of a fault of the disk that was met.
+    disk: Option<Class>,
     printed: String,
     requests: usize,
 }
@@ -163,8 +176,40 @@ struct Attempt {
 impl Stage<'_> {
     /// A pull with all that the scenario holds for it.
     fn pull(&self, image: &Image, store: &Path, outcome: &mut Outcome) -> Result<Attempt, String> {
-        let Scenario { weather, end, .. } = self.scenario;
-        self.pull_in(image, store, weather, self.scenario.options(), *end, outcome)
+        let Scenario { weather, end, disk, .. } = self.scenario;
+        let met = Rc::new(Cell::new(0));
+        let disk_fails = disk.map(|fault| disk::with_faults(self.disk(fault, &met)));
+        let attempt =
+            self.pull_in(image, store, weather, self.scenario.options(), *end, outcome)?;
+        drop(disk_fails);
+        outcome.disk_faults += met.get();
+        let disk = disk.filter(|_| met.get() > 0).and_then(|fault| fault.class());
+        Ok(Attempt { disk, ..attempt })
+    }
+
+    /// What a disk with this fault says to each operation. Counts how often it was met.
+    fn disk(
+        &self,
+        fault: DiskFault,
+        met: &Rc<Cell<u64>>,
+    ) -> impl FnMut(disk::Operation) -> disk::Answer + use<> {
+        let (shown, met) = (self.shown, Rc::clone(met));
+        let mut nth = 0;
+        move |operation| {
+            if operation != fault.operation {
+                return disk::Answer::Done;
+            }
+            nth += 1;
+            let is_it = nth - 1 == fault.nth || fault.lasting && nth > fault.nth;
+            if !is_it {
+                return disk::Answer::Done;
+            }
+            met.set(met.get() + 1);
+            if shown {
+                println!("the disk: {operation:?}: {:?}", fault.answer);
+            }
+            fault.answer
+        }
     }
 
     /// A pull of which nothing disturbs the quiet.
@@ -256,7 +301,7 @@ impl Stage<'_> {
         }
         let ended = ended.map(|ended| ended.map_err(|(class, _)| class));
         let requests = registry.log().len();
-        Ok(Attempt { ended, killed, faults: network.faults(), printed, requests })
+        Ok(Attempt { ended, killed, faults: network.faults(), disk: None, printed, requests })
     }
 }
 
@@ -336,7 +381,8 @@ fn check_waste(
     ensure(wasted <= waste_max, || format!("{wasted} bytes wasted after {faults:?}"))?;
     const REFUSAL: u64 = 300;
     let attempts = u64::from(scenario.network.retries) * 4 + 4 + faults.len() as u64;
-    let most = image.size() + attempts * image.manifest.size() + requests as u64 * REFUSAL;
+    let most =
+        image.size() + waste_max + attempts * image.manifest.size() + requests as u64 * REFUSAL;
     let received = pulled.summary.bytes;
     ensure(received <= most, || {
         format!("{received} bytes were received for an image of {} after {faults:?}", image.size())

@@ -14,11 +14,14 @@ use ringpull::demo::{
 };
 use ringpull::error::Class;
 use ringpull::image::Reference;
+use ringpull::limits::{RECV_BUFFER_SIZE, SPLIT_SIZE_MIN};
 use ringpull::registry::CredentialFile;
 use ringpull::store::Destination;
+use ringpull::store::disk::{Answer, Operation};
 use ringpull::transport::EngineKind;
 use ringpull::transport::engine::sim::{Fault, Weather};
 use ringpull::transport::probe::EngineWish;
+use rustix::io::Errno;
 
 /// Where the registry listens; its storage and token service are at the ports after it.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -36,7 +39,40 @@ pub struct Scenario {
     pub redirect: bool,
     pub pace: Option<u64>,
     pub faults: Vec<Planned>,
+    /// Whether the disk is waited for.
+    pub fsync: bool,
+    pub disk: Option<DiskFault>,
     pub end: End,
+}
+
+/// A fault of the disk.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskFault {
+    pub operation: Operation,
+    /// Which of these operations it is, from 0 on.
+    pub nth: u64,
+    pub answer: Answer,
+    /// Whether all after it are answered so, too.
+    pub lasting: bool,
+}
+
+impl DiskFault {
+    /// The class of a failure by it; `None` if it is to be borne.
+    pub fn class(&self) -> Option<Class> {
+        match self.answer {
+            Answer::Done | Answer::Short(_) | Answer::Fails(Errno::INTR) => None,
+            Answer::Fails(Errno::NOSPC | Errno::DQUOT) => Some(Class::DiskFull),
+            Answer::Fails(Errno::IO) => Some(Class::DiskIo),
+            Answer::Fails(_) => Some(Class::Disk),
+        }
+    }
+
+    /// Whether no pull may succeed that has met it. Of others, what failed may have been of no account:
+    /// the record of verified blobs, for one.
+    pub fn is_grave(&self) -> bool {
+        let grave = [Operation::Sync, Operation::SyncNames, Operation::Rename];
+        self.class().is_some() && grave.contains(&self.operation)
+    }
 }
 
 /// How a run ends.
@@ -97,6 +133,8 @@ impl Scenario {
             redirect: random.u8(..4) == 0,
             pace: (random.u8(..8) == 0).then(|| random.u64(20_000..2_000_000)),
             faults: (0..faults).map(|_| fault(random, &timeouts)).collect(),
+            fsync: random.bool(),
+            disk: (!calm && random.u8(..4) == 0).then(|| disk_fault(random)),
             end: match random.u8(..8) {
                 0 => End::Killed(moment),
                 1 => End::Interrupted(moment),
@@ -133,7 +171,7 @@ impl Scenario {
             reference: Reference::parse(&format!("{REGISTRY}/demo:latest")).unwrap(),
             platforms: Platforms::One("linux/amd64".parse().unwrap()),
             destination: Destination::Layout { path: store.to_owned(), tag: None },
-            fsync: false,
+            fsync: self.fsync,
             lock_timeout: ringpull::limits::LOCK_TIMEOUT,
             network: NetworkConfig { credentials: self.credentials(), ..self.network.clone() },
         }
@@ -165,8 +203,8 @@ impl Scenario {
         of_registry.sum::<Option<u32>>().map(|count| count + network.len() as u32)
     }
 
-    /// Whether the pull has to succeed, after these faults of the network.
-    pub fn must_succeed(&self, network: &[Fault]) -> bool {
+    /// Whether the pull has to succeed, after these faults of the network and this one of the disk.
+    pub fn must_succeed(&self, network: &[Fault], disk: Option<Class>) -> bool {
         let count = |gravity| self.faults.iter().filter(|it| it.gravity == gravity).count();
         let grave: Vec<_> = self.faults.iter().filter(|it| it.gravity == Gravity::Grave).collect();
         let once = grave.iter().all(|it| matches!(it.rule.turn, Turn::First(1) | Turn::Nth(_)));
@@ -180,6 +218,7 @@ impl Scenario {
             && once
             && tokens_last
             && !poisoned_tokens
+            && disk.is_none()
             && !self.is_cut_unseen(network)
     }
 
@@ -191,13 +230,13 @@ impl Scenario {
     }
 
     /// Whether the pull may fail so.
-    pub fn may_fail_as(&self, class: Class, network: &[Fault]) -> bool {
+    pub fn may_fail_as(&self, class: Class, network: &[Fault], disk: Option<Class>) -> bool {
         use Class::*;
         let of_network = |fault: &Fault| match fault {
             Fault::Refused => class == Connect,
             Fault::Silent => class == ConnectTimeout,
             Fault::Stall | Fault::Race => {
-                matches!(class, RecvTimeout | HeadTimeout | SendTimeout)
+                matches!(class, RecvTimeout | HeadTimeout | SendTimeout | TooSlow)
             }
             Fault::Reset | Fault::Finish | Fault::Hiccup => {
                 matches!(class, EmptyResponse | Truncated | Framing)
@@ -207,15 +246,20 @@ impl Scenario {
         let of_tokens = class == Auth && self.auth.as_ref().is_some_and(expires);
         let of_a_cut = matches!(class, Size | Digest | DigestHeader | Manifest | Token);
         network.iter().any(of_network)
+            || disk == Some(class)
             || of_a_cut && self.is_cut_unseen(network)
             || self.faults.iter().any(|fault| fault.classes.contains(&class))
             || of_tokens
     }
 
     /// Bytes that may be received beyond those that are needed, and those of manifests and refusals;
-    /// `None` if that says nothing.
+    /// `None` if that says nothing. Of what is split while it comes, one receive may be too late each
+    /// time.
     pub fn waste_max(&self) -> Option<u64> {
-        self.faults.iter().all(|it| it.gravity == Gravity::Passing).then_some(0)
+        const SPLITS_MAX: usize = 4;
+        let large = self.sizes.iter().filter(|size| **size as u64 >= SPLIT_SIZE_MIN).count();
+        let late = (large * SPLITS_MAX * RECV_BUFFER_SIZE) as u64;
+        self.faults.iter().all(|it| it.gravity == Gravity::Passing).then_some(late)
     }
 
     /// When the pull must have ended, by the virtual clock.
@@ -314,6 +358,31 @@ fn weather(random: &mut Rng, calm: bool, network: &NetworkConfig) -> Weather {
     }
 }
 
+fn disk_fault(random: &mut Rng) -> DiskFault {
+    use Operation::*;
+    let operation =
+        [Create, MakeDirectory, Write, Truncate, Reserve, Sync, SyncNames, Rename, Remove];
+    let operation = match random.u8(..3) {
+        0 => Write,
+        _ => operation[random.usize(..operation.len())],
+    };
+    let errno = [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::IO, Errno::ROFS];
+    let answer = match (operation, random.u8(..3)) {
+        (Write, 0) => Answer::Short(random.usize(1..5_000)),
+        // Those that can be interrupted.
+        (Create | Write | Truncate | Reserve | Sync | SyncNames, 1) => Answer::Fails(Errno::INTR),
+        _ => Answer::Fails(errno[random.usize(..errno.len())]),
+    };
+    let latest = [0, 3, 12, 60][random.usize(..4)];
+    DiskFault {
+        operation,
+        nth: random.u64(..=latest),
+        answer,
+        // What is interrupted for ever is tried for ever.
+        lasting: answer != Answer::Fails(Errno::INTR) && random.bool(),
+    }
+}
+
 fn bearer(random: &mut Rng) -> Bearer {
     Bearer {
         credentials: random.bool().then(|| Credentials::new("someone", "canary")),
@@ -328,7 +397,8 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
     use Gravity::{Final, Grave, Harmless, Passing};
     // Shorter than any silence that is not borne.
     let patience = timeouts.recv.min(timeouts.head);
-    let silence: &[Class] = &[RecvTimeout, HeadTimeout];
+    // With some bytes before it, it is first of all slow.
+    let silence: &[Class] = &[RecvTimeout, HeadTimeout, TooSlow];
     let end: &[Class] = &[EmptyResponse, Truncated, Framing];
     let count = [0, 1, 1_000, 20_000, 300_000][random.usize(..5)];
     let count = random.u64(..=count);
@@ -349,6 +419,14 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         last: random.i64(-1..=1),
         total: random.i64(-1..=1),
     };
+    let drip = |random: &mut Rng, patience: Duration| -> (Action, Gravity, &'static [Class]) {
+        let (bytes, every) = (random.usize(1..2_000), patience.mul_f64(random.f64() / 50.0));
+        // Well above the minimum speed it costs nothing.
+        match (bytes as f64) < every.as_secs_f64() * 1_000.0 {
+            true => (Action::Drip { bytes, every }, Passing, &[TooSlow]),
+            false => (Action::Drip { bytes, every }, Harmless, &[]),
+        }
+    };
     let (action, gravity, classes): (Action, Gravity, &'static [Class]) = match random.u8(..34) {
         0 => (Action::StallBeforeHead, Passing, silence),
         1 => (Action::StallAfterHead, Passing, silence),
@@ -362,14 +440,7 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         12 => (limited(random, 503), Passing, &[Http5xx]),
         13 => (limited(random, 429), Passing, &[RateLimited]),
         14 => (Action::Delay(patience.mul_f64(random.f64() / 2.0)), Harmless, &[HeadTimeout]),
-        15 => (
-            Action::Drip {
-                bytes: random.usize(1..2_000),
-                every: patience.mul_f64(random.f64() / 50.0),
-            },
-            Harmless,
-            &[],
-        ),
+        15 => drip(random, patience),
         16 => (Action::NoKeepAlive, Harmless, &[]),
         17 => (Action::UntilClose, Harmless, &[]),
         18 => (Action::Chunked { size: random.usize(1..3_000), trailers: vec![] }, Harmless, &[]),
