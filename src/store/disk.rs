@@ -195,3 +195,31 @@ pub(super) fn remove(directory: impl AsFd, name: &str) -> Result<(), Errno> {
     ask(Operation::Remove)?;
     rustix::fs::unlinkat(directory, name, AtFlags::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn writes_end_where_steps_of_the_file_do() {
+        let step = usize::try_from(WRITE_SIZE).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        // The end of a step, two whole ones, and the beginning of one.
+        let bytes: Vec<u8> = (0..3 * step).map(|index| (index / 11) as u8).collect();
+        let writes = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&writes);
+        let faulty = with_faults(move |_| {
+            counted.set(counted.get() + 1);
+            Answer::Done
+        });
+        write_all(&file, &bytes, WRITE_SIZE - 10).unwrap();
+        drop(faulty);
+        assert_eq!(writes.get(), 4);
+        let mut found = vec![0; bytes.len()];
+        file.read_exact_at(&mut found, WRITE_SIZE - 10).unwrap();
+        assert!(found == bytes);
+    }
+}
