@@ -325,19 +325,13 @@ async fn receive(
             return Ok(());
         }
         if let Some(throttle) = &fetch.throttle
-            && let Some((until, pause)) = throttled(throttle, count)
+            && let now = clock::now()
+            && let Some(until) = throttle.took(count, now)
         {
-            lane.hold(pause);
+            lane.hold(now, until);
             tokio::time::sleep_until(until.into()).await;
         }
     }
-}
-
-/// Until when, and for how long, nothing more is to be received.
-fn throttled(throttle: &Throttle, count: usize) -> Option<(Instant, Duration)> {
-    let now = clock::now();
-    let until = throttle.took(count, now)?;
-    Some((until, until.saturating_duration_since(now)))
 }
 
 /// Puts what is left of a piece back, to be asked for over another connection.

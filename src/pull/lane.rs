@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -25,8 +25,10 @@ struct State {
     at: u64,
     /// Where this connection is to stop.
     end: u64,
-    /// How long it was not let receive.
+    /// How long it was not let receive, in pauses before the last.
     held: Duration,
+    /// The last pause: from when until when.
+    pause: Option<(Instant, Instant)>,
     /// It has less to do than it was asked for.
     cut: bool,
     /// It receives no more.
@@ -42,8 +44,6 @@ pub(super) struct Standing {
     pub(super) at: u64,
     /// Where it is to stop.
     pub(super) end: u64,
-    /// How long it was not let receive.
-    pub(super) held: Duration,
 }
 
 /// What becomes of bytes that were received.
@@ -55,12 +55,19 @@ pub(super) struct Taken {
     pub(super) enough: bool,
 }
 
+impl State {
+    fn held_until(&self, now: Instant) -> Duration {
+        let last = self.pause.map(|(from, until)| until.min(now).saturating_duration_since(from));
+        self.held + last.unwrap_or_default()
+    }
+}
+
 impl Lane {
     /// A connection that is about to receive these bytes of a blob.
     pub(super) fn new(sent: Range<u64>) -> Lane {
         let Range { start: at, end } = sent;
         let held = Duration::ZERO;
-        let state = State { at, end, held, cut: false, closed: false, slow: None };
+        let state = State { at, end, held, pause: None, cut: false, closed: false, slow: None };
         Lane { state: Mutex::new(state), told: Notify::new() }
     }
 
@@ -72,14 +79,22 @@ impl Lane {
         Taken { used, enough: state.cut && state.at >= state.end }
     }
 
-    /// It is not let receive for so long, for no fault of its own.
-    pub(super) fn hold(&self, time: Duration) {
-        self.lock().held += time;
+    /// It is not let receive from `now` until then, for no fault of its own.
+    pub(super) fn hold(&self, now: Instant, until: Instant) {
+        let mut state = self.lock();
+        state.held = state.held_until(now);
+        state.pause = Some((now, until));
+    }
+
+    /// How long it was not let receive until `now`. Of a pause, only what has passed of it: one may be
+    /// longer than what a rate is looked at for.
+    pub(super) fn held(&self, now: Instant) -> Duration {
+        self.lock().held_until(now)
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let State { at, end, held, .. } = *self.lock();
-        Standing { at, end, held }
+        let State { at, end, .. } = *self.lock();
+        Standing { at, end }
     }
 
     /// Takes away the back half of what is to come, if that is at least `least` bytes.

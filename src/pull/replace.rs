@@ -110,14 +110,14 @@ impl Watch {
         now: Instant,
     ) {
         let long = self.minimum.map_or(OUTPACED_TIME, |minimum| minimum.time);
-        let standing = lane.standing();
+        let sample = Sample::of(lane, now);
         self.watched.push(Watched {
             piece,
             blob,
             replaced,
             lane: Arc::clone(lane),
-            recent: History::new(OUTPACED_TIME, now, standing),
-            long: History::new(long, now, standing),
+            recent: History::new(OUTPACED_TIME, sample),
+            long: History::new(long, sample),
             told: false,
         });
     }
@@ -141,9 +141,9 @@ impl Watch {
     /// Looks at all connections; to be called at regular intervals.
     pub(super) fn observe(&mut self, now: Instant) {
         for watched in &mut self.watched {
-            let standing = watched.lane.standing();
-            watched.recent.observe(now, standing);
-            watched.long.observe(now, standing);
+            let sample = Sample::of(&watched.lane, now);
+            watched.recent.observe(sample);
+            watched.long.observe(sample);
         }
     }
 
@@ -246,16 +246,15 @@ struct Sample {
 }
 
 impl History {
-    fn new(window: Duration, now: Instant, standing: Standing) -> History {
-        let latest = Sample::new(now, standing);
-        History { window, start: standing.at, samples: VecDeque::from([latest]), latest }
+    fn new(window: Duration, latest: Sample) -> History {
+        History { window, start: latest.bytes, samples: VecDeque::from([latest]), latest }
     }
 
-    fn observe(&mut self, now: Instant, standing: Standing) {
+    fn observe(&mut self, latest: Sample) {
         /// Samples kept of a window: its ends are as exact as that.
         const SAMPLES: u32 = 16;
-        self.latest = Sample::new(now, standing);
-        let age = |sample: &Sample| now.saturating_duration_since(sample.at);
+        self.latest = latest;
+        let age = |sample: &Sample| latest.at.saturating_duration_since(sample.at);
         if self.samples.back().is_none_or(|last| age(last) >= self.window / SAMPLES) {
             self.samples.push_back(self.latest);
         }
@@ -282,8 +281,8 @@ impl History {
 }
 
 impl Sample {
-    fn new(at: Instant, Standing { at: bytes, held, .. }: Standing) -> Sample {
-        Sample { at, bytes, held }
+    fn of(lane: &Lane, now: Instant) -> Sample {
+        Sample { at: now, bytes: lane.standing().at, held: lane.held(now) }
     }
 }
 
@@ -387,10 +386,21 @@ mod tests {
     fn what_was_held_back_is_not_slow() {
         let mut scene = Scene::new(Some(Minimum::new(MIB, OUTPACED_TIME)), 8);
         for _ in 0..50 {
-            scene.lanes[3].hold(TICK);
+            let now = scene.now;
+            scene.lanes[3].hold(now, now + TICK);
             scene.run(1, |index| if index == 3 { 0 } else { MIB });
         }
         assert_eq!(scene.told(), [0; 0]);
+    }
+
+    #[test]
+    fn a_pause_longer_than_the_window_is_not_slow() {
+        let mut scene = Scene::new(Some(Minimum::new(MIB, OUTPACED_TIME)), 1);
+        scene.lanes[0].hold(scene.now, scene.now + TICK * 3 * LONG);
+        scene.run(3 * LONG, |_| 0);
+        assert_eq!(scene.told(), [0; 0]);
+        scene.run(LONG, |_| 0);
+        assert_eq!(scene.told(), [0], "but what follows may be");
     }
 
     #[test]

@@ -448,10 +448,22 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
         19 => (
             Action::ExtraAfterBody(Bytes::from_static(b"HTTP/1.1 200 \r\n\r\n")),
             Grave,
-            &[Size, Range, Digest, DigestHeader, Framing, Manifest, Token, Auth],
+            // A head without a length is waited behind for an end.
+            &[
+                Size,
+                Range,
+                Digest,
+                DigestHeader,
+                Framing,
+                Manifest,
+                Token,
+                Auth,
+                RecvTimeout,
+                TooSlow,
+            ],
         ),
         20 | 21 => (Action::IgnoreRange, Grave, &[Range]),
-        22 => (shift(random), Grave, &[Range, Framing]),
+        22 => (shift(random), Grave, &[Range, Framing, Size]),
         23 => (Action::status(416), Grave, &[Range, HttpStatus]),
         24 => (Action::FlipByte(count), Grave, &[Digest, DigestHeader, Manifest, Token, Auth]),
         25 => (
