@@ -163,7 +163,7 @@ pub const RESERVE_SIZE_MIN: u64 = 1 << 20;
 /// or given back to a virtual machine's host, they are made slowly (3 GiB to a new file: 0.7 to 1.2
 /// seconds of CPU in writes of 64 KiB, 0.7 to 3.8 in those of 256 KiB).
 pub const WRITE_SIZE: u64 = 64 << 10;
-// Receives end where buffers of a file do, so that these steps are whole.
+// Receives end at multiples of their buffer's size in the blob, so that these steps are whole.
 const _: () = assert!((RECV_BUFFER_SIZE as u64).is_multiple_of(WRITE_SIZE));
 
 /// How many bytes of a blob are written before the kernel is told to start writing them back. Large
@@ -289,7 +289,7 @@ pub const MEMORY: u64 = 64 << 20;
 
 /// What a connection takes of that, in bytes: a buffer to receive into, over TLS a second one, and an
 /// eighth for all that is no such buffer: the TLS session, requests and heads, its share of what the
-/// process has anyway. So that the whole process stays within the budget and its program's text.
+/// process has anyway. So the whole process is to stay within the budget and its program's text.
 pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64 * 9 / 8;
 
 /// File descriptors that a connection may need: its socket, one beside it where a registry

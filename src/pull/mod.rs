@@ -98,7 +98,8 @@ struct Context {
 
 /// Pulls an image.
 ///
-/// SIGINT and SIGTERM end it in order and within [`SIGNAL_PATIENCE`](crate::limits::SIGNAL_PATIENCE), a second one at once.
+/// SIGINT and SIGTERM end it in order and within
+/// [`SIGNAL_PATIENCE`](crate::limits::SIGNAL_PATIENCE), a second one at once.
 ///
 /// # Errors
 /// See [`Error`]; the store is then as it was, but for blobs that were complete, and what is kept of

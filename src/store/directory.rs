@@ -197,10 +197,7 @@ impl Directory {
     /// far as that can be had: they are not the store's.
     pub(super) fn sync_parents(&self) {
         for parent in self.path.ancestors().skip(1) {
-            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            if let Ok(parent) = File::open(here) {
-                let _ = parent.sync_all();
-            }
+            let _ = sync_parent(parent);
         }
     }
 
@@ -342,6 +339,16 @@ fn open_by_component(
     retry_on_intr(|| rustix::fs::openat(at, name, flags, mode))
 }
 
+/// Waits until the names in a directory above the store are on disk. One that may be entered but not
+/// read cannot be synced, and nothing is to be done.
+fn sync_parent(parent: &Path) -> Result<(), StoreError> {
+    let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    match File::open(here) {
+        Ok(parent) => parent.sync_all().map_err(|error| StoreError::io("sync", here, error)),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Creates `path` and its missing parents.
 fn create_with_parents(path: &Path) -> Result<(), StoreError> {
     let missing: Vec<&Path> = path
@@ -350,11 +357,7 @@ fn create_with_parents(path: &Path) -> Result<(), StoreError> {
         .collect();
     std::fs::create_dir_all(path).map_err(|error| StoreError::io("create", path, error))?;
     for parent in missing.iter().filter_map(|path| path.parent()) {
-        // A parent that may be entered but not read cannot be synced; nothing is to be done.
-        let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        if let Ok(parent) = File::open(here) {
-            parent.sync_all().map_err(|error| StoreError::io("sync", here, error))?;
-        }
+        sync_parent(parent)?;
     }
     Ok(())
 }

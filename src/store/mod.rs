@@ -15,8 +15,8 @@
 //!
 //! What holds at every moment, whatever process dies and whatever disk fills up:
 //! - No byte is visible under `blobs/` that was not verified.
-//! - `index.json` is wholly old or wholly new, after a power cut, too, and with [`Options::fsync`] it never names a blob that
-//!   a power cut could still take away.
+//! - `index.json` is wholly old or wholly new, after a power cut, too, and with [`Options::fsync`] it
+//!   never names a blob that a power cut could still take away.
 //! - No path leads through a symbolic link, and nothing but plain files and directories is used.
 //! - Several processes may use one layout. They meet only at the lock, and only for moments. Tools
 //!   that know no lock may change `index.json`, too: it is looked at again just before it is replaced.

@@ -180,9 +180,7 @@ fn a_lock_that_is_held_too_long_ends_the_pull_and_names_its_holder() {
             let scene = Scene::serving(Options::default(), &IMAGE);
             let registry = scene.registry.as_ref().unwrap();
             let out = Destination::new();
-            std::fs::create_dir_all(out.path.join(".ringpull")).unwrap();
-            let file = File::create_new(out.path.join(".ringpull").join(name)).unwrap();
-            file.lock().unwrap();
+            let file = out.locked(name);
             write!(&file, "{}", std::process::id()).unwrap();
 
             let destination = out.reference();

@@ -1,6 +1,7 @@
 //! What a row of the table is, and how it is checked.
 
 use std::any::Any;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -364,6 +365,14 @@ impl Destination {
     /// How a pull names it.
     pub fn reference(&self) -> String {
         format!("oci:{}:latest", text(&self.path))
+    }
+
+    /// A lock of the store that is held, by whoever has the file.
+    pub fn locked(&self, name: &str) -> File {
+        std::fs::create_dir_all(self.path.join(".ringpull")).unwrap();
+        let file = File::create_new(self.path.join(".ringpull").join(name)).unwrap();
+        file.lock().unwrap();
+        file
     }
 
     /// Checks the state on disk.

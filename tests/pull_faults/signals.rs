@@ -1,7 +1,6 @@
 //! 72: a signal ends a pull within a second, whatever it waits for: a disk that is slow, or a lock. A
 //! test each, on both engines.
 
-use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -185,9 +184,7 @@ fn a_signal_does_not_wait_for_a_lock() {
             let scene = Scene::serving(Options::default(), &IMAGE);
             let registry = scene.registry.as_ref().unwrap();
             let out = Destination::new();
-            std::fs::create_dir_all(out.path.join(".ringpull")).unwrap();
-            let file = File::create_new(out.path.join(".ringpull").join(name)).unwrap();
-            file.lock().unwrap();
+            let file = out.locked(name);
             let destination = out.reference();
             let start = || {
                 let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
