@@ -18,7 +18,7 @@ use crate::limits::{
 use crate::origin::Scheme;
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
-use crate::store::Destination;
+use crate::store::{self, Destination};
 use crate::transport::probe::EngineWish;
 use crate::transport::tls::TlsOptions;
 
@@ -31,10 +31,8 @@ pub struct PullConfig {
     pub platforms: Platforms,
     /// Where it goes.
     pub destination: Destination,
-    /// Whether the disk is waited for before anything is reported as done.
-    pub fsync: bool,
-    /// How long another process may hold the destination's lock.
-    pub lock_timeout: Duration,
+    /// How it is written there.
+    pub store: store::Options,
     /// How it is fetched.
     pub network: NetworkConfig,
 }

@@ -166,6 +166,35 @@ pub const WRITE_SIZE: u64 = 64 << 10;
 // Receives end at multiples of their buffer's size in the blob, so that these steps are whole.
 const _: () = assert!((RECV_BUFFER_SIZE as u64).is_multiple_of(WRITE_SIZE));
 
+/// Size of a block that is written past the page cache, in bytes: large enough for a disk to be fast
+/// with one at a time.
+pub const BLOCK_SIZE: usize = 256 << 10;
+
+/// What a block's memory, its size and its place in a file are multiples of, in bytes: pages, and
+/// logical blocks of all disks (statx(2), STATX_DIOALIGN).
+pub const BLOCK_ALIGNMENT: usize = 4 << 10;
+const _: () = assert!(BLOCK_SIZE.is_multiple_of(BLOCK_ALIGNMENT));
+
+/// Most blocks that a pull has at once: what a disk that is as fast as the network falls behind now and
+/// then. A slower one is written to through the page cache.
+pub const BLOCKS_MAX: usize = 48;
+
+/// What part of `--memory` they may take.
+pub const BLOCKS_SHARE: u64 = 5;
+
+/// Most of them that are given to the disk at once, if they follow each other.
+pub const BLOCKS_PER_WRITE: usize = 4;
+
+/// Most of them that wait to be hashed.
+pub const WARM_BLOCKS_MAX: usize = 24;
+
+/// How far what is hashed may be behind a block that is kept for it, in bytes.
+pub const WARM_BEHIND_MAX: u64 = 8 << 20;
+
+/// Default for the smallest blob that is written past the page cache, in bytes. Smaller ones stay in it
+/// for who reads them next; of larger ones only an end would be there.
+pub const DIRECT_SIZE_MIN: u64 = 256 << 20;
+
 /// How many bytes of a blob are written before the kernel is told to start writing them back. Large
 /// enough for a disk to work well, small enough that the fsync at the end finds little left to do.
 pub const WRITE_BACK_STEP: u64 = 8 << 20;

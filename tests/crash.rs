@@ -62,7 +62,7 @@ const LOADER_FAILED: i32 = 127;
 
 /// Calls that are made to fail, and how. Errors of the store's own files must be said with their
 /// class; of others, only that they do no harm.
-const ERRORS: [(&str, &[&str]); 29] = [
+const ERRORS: [(&str, &[&str]); 30] = [
     ("openat", &["EMFILE", "ENOMEM", "EIO", "EACCES", "EROFS", "ENOSPC", "EINTR"]),
     (
         "openat2",
@@ -72,6 +72,7 @@ const ERRORS: [(&str, &[&str]); 29] = [
     ("mkdirat", &["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO"]),
     ("write", &["ENOSPC", "EDQUOT", "EIO", "EINTR"]),
     ("pwrite64", &["ENOSPC", "EDQUOT", "EIO", "EINTR"]),
+    ("pwritev", &["ENOSPC", "EDQUOT", "EIO", "EINTR"]),
     ("fallocate", &["ENOSPC", "EDQUOT", "EIO", "EOPNOTSUPP"]),
     ("ftruncate", &["ENOSPC", "EIO"]),
     ("fsync", &["EIO", "ENOSPC", "EDQUOT", "EROFS"]),
@@ -102,7 +103,8 @@ const ERRORS: [(&str, &[&str]); 29] = [
 /// About thirty points: kills and errors, spread over the calls that change files.
 #[test]
 fn a_pull_disturbed_at_some_system_calls_does_no_harm() {
-    const CHANGING: [&str; 6] = ["pwrite64", "fsync", "renameat", "mkdirat", "flock", "fallocate"];
+    const CHANGING: [&str; 7] =
+        ["pwrite64", "pwritev", "fsync", "renameat", "mkdirat", "flock", "fallocate"];
     sweep(|points| {
         let changing = |point: &Point| CHANGING.contains(&&point.call[..]);
         let (kills, errors): (Vec<Point>, Vec<Point>) =

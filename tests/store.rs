@@ -344,7 +344,8 @@ fn no_name_is_lost_among_processes_and_threads() {
 fn register_names() {
     let Some((path, number)) = parent() else { return };
     // Waiting for the disk is not what is tested.
-    let options = Options { fsync: false, lock_timeout: Duration::from_secs(120) };
+    let lock_timeout = Duration::from_secs(120);
+    let options = Options { fsync: false, lock_timeout, ..Options::default() };
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let store = Store::open(&path, options).unwrap();

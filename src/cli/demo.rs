@@ -12,10 +12,9 @@ use crate::config::{Platforms, PullConfig};
 use crate::demo::{Action, Image, Kind, Options, Registry, RequestLine, Rule, Script};
 use crate::error::Class;
 use crate::image::{Algorithm, Digest, Platform, Reference};
-use crate::limits::LOCK_TIMEOUT;
 use crate::pull::{Pulled, pull};
 use crate::report::{Reporter, format};
-use crate::store::Destination;
+use crate::store::{self, Destination};
 
 /// Pull a generated image from a registry inside of this process, with one layer that falls silent
 ///
@@ -95,8 +94,7 @@ pub(super) fn run(arguments: DemoArgs) -> Result<(), Failure> {
         reference,
         platforms: Platforms::One(Platform::host()),
         destination: Destination::Layout { path: directory.clone(), tag: None },
-        fsync: true,
-        lock_timeout: LOCK_TIMEOUT,
+        store: store::Options::default(),
         network,
     };
     let pulled = pull(&config, &reporter)?;

@@ -103,7 +103,7 @@ pub(super) struct NetworkArgs {
     /// Least bytes per second of a connection, over --recv-timeout, such as 20K; a slower one is
     /// replaced, and fails if that does not help
     #[arg(long, value_name = "SIZE|off", value_parser = min_speed, default_value = shown_size(MIN_SPEED), env = "RINGPULL_MIN_SPEED")]
-    min_speed: MinSpeed,
+    min_speed: SizeOr,
     /// Speak plain http to the registry of the reference. The default is https, but http for
     /// loopback ones unless --ca-file or --insecure is given; --plain-http=false is https always
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), env = "RINGPULL_PLAIN_HTTP")]
@@ -202,18 +202,24 @@ fn limit_rate(text: &str) -> Result<u64, String> {
     size(text, LIMIT_RATE_MIN)
 }
 
-/// A number of bytes per second, or `off`.
+/// A number of bytes, or a word for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct MinSpeed(Option<u64>);
+pub(super) struct SizeOr(pub(super) Option<u64>);
 
-fn min_speed(text: &str) -> Result<MinSpeed, String> {
-    match text {
-        "off" => Ok(MinSpeed(None)),
-        _ => match size(text, 1) {
-            Ok(rate) => Ok(MinSpeed(Some(rate))),
-            Err(error) => Err(format!("{error}; or off")),
-        },
+fn size_or(text: &str, word: &str) -> Result<SizeOr, String> {
+    if text == word {
+        return Ok(SizeOr(None));
     }
+    let size = size(text, 1).map_err(|error| format!("{error}; or {word}"))?;
+    Ok(SizeOr(Some(size)))
+}
+
+fn min_speed(text: &str) -> Result<SizeOr, String> {
+    size_or(text, "off")
+}
+
+pub(super) fn direct_io_min(text: &str) -> Result<SizeOr, String> {
+    size_or(text, "never")
 }
 
 /// A number of bytes, with `K`, `M` or `G` behind it for powers of 1024, as curl takes them.
@@ -239,7 +245,7 @@ pub(super) fn shown(time: Duration) -> &'static str {
     humantime::format_duration(time).to_string().leak()
 }
 
-fn shown_size(bytes: u64) -> &'static str {
+pub(super) fn shown_size(bytes: u64) -> &'static str {
     bytes.to_string().leak()
 }
 
@@ -292,8 +298,8 @@ mod tests {
             assert!(size(text, 0).is_err(), "{text}");
         }
         assert!(limit_rate("1").is_err() && memory("1K").is_err());
-        assert_eq!(min_speed("off"), Ok(MinSpeed(None)));
-        assert_eq!(min_speed("2K"), Ok(MinSpeed(Some(2 << 10))));
+        assert_eq!(min_speed("off"), Ok(SizeOr(None)));
+        assert_eq!(min_speed("2K"), Ok(SizeOr(Some(2 << 10))));
         assert!(min_speed("0").is_err() && min_speed("none").is_err_and(|e| e.contains("off")));
         assert_eq!(connections("auto"), Ok(Connections(None)));
         assert_eq!(connections("16"), Ok(Connections(Some(16))));

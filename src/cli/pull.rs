@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args};
 
-use super::network::{NetworkArgs, ReportArgs, shown, timeout};
+use super::network::{NetworkArgs, ReportArgs, SizeOr, direct_io_min, shown, shown_size, timeout};
 use super::{Failure, overruled, print};
 use crate::config::{Platforms, PullConfig};
 use crate::image::{Platform, Reference};
-use crate::limits::LOCK_TIMEOUT;
+use crate::limits::{DIRECT_SIZE_MIN, LOCK_TIMEOUT};
 use crate::pull::pull;
 use crate::report::Verbosity;
-use crate::store::Destination;
+use crate::store::{self, Destination};
 
 /// Pull an image into the store, or into an OCI image layout
 #[derive(Debug, Args)]
@@ -41,6 +41,10 @@ pub(super) struct PullArgs {
     /// is fetched
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(LOCK_TIMEOUT), env = "RINGPULL_LOCK_TIMEOUT")]
     lock_timeout: Duration,
+    /// Smallest layer, in bytes, that is written past the page cache, so that it pushes out nothing
+    /// that others have there; or never
+    #[arg(long, value_name = "SIZE|never", value_parser = direct_io_min, default_value = shown_size(DIRECT_SIZE_MIN), env = "RINGPULL_DIRECT_IO_MIN")]
+    direct_io_min: SizeOr,
     #[command(flatten)]
     report: ReportArgs,
     #[command(flatten)]
@@ -77,8 +81,11 @@ pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
         reference,
         platforms,
         destination,
-        fsync: !arguments.no_fsync,
-        lock_timeout: arguments.lock_timeout,
+        store: store::Options {
+            fsync: !arguments.no_fsync,
+            lock_timeout: arguments.lock_timeout,
+            direct_size_min: arguments.direct_io_min.0.unwrap_or(u64::MAX),
+        },
         network: arguments.network.config(&reporter)?,
     };
     let pulled = pull(&config, &reporter)?;

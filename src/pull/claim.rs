@@ -38,7 +38,7 @@ pub(super) async fn writer_of(
         return Ok(Ok(Some(Arc::clone(writer))));
     }
     match fetch.context.store.claim(&job.descriptor, job.replaces)? {
-        Claim::Ours(writer) if writer.written() == 0 => Ok(Ok(Some(take(job, *writer)))),
+        Claim::Ours(writer) if writer.written() == 0 => Ok(Ok(Some(take(fetch, job, *writer)))),
         Claim::Ours(writer) => {
             fetch.board().put_back(worker, piece);
             Ok(go_on(fetch, job, piece.blob, *writer).await.map(|()| None))
@@ -51,11 +51,9 @@ pub(super) async fn writer_of(
     }
 }
 
-fn take(job: &Job, writer: BlobWriter) -> Arc<BlobWriter> {
+fn take(fetch: &Fetch, job: &Job, writer: BlobWriter) -> Arc<BlobWriter> {
     let writer = Arc::new(writer);
-    let mut slot = lock(&job.slot);
-    slot.resumed = writer.written();
-    slot.writer = Some(Arc::clone(&writer));
+    fetch.begin(job, Arc::clone(&writer));
     writer
 }
 
@@ -63,7 +61,7 @@ fn take(job: &Job, writer: BlobWriter) -> Arc<BlobWriter> {
 async fn go_on(fetch: &Fetch, job: &Job, blob: usize, writer: BlobWriter) -> Result<(), Error> {
     let size = job.descriptor.size;
     let here = writer.written();
-    let writer = take(job, writer);
+    let writer = take(fetch, job, writer);
     if here > 0 {
         job.progress.resuming(here);
         let bytes = format::progress_bytes(here, size);
@@ -180,6 +178,7 @@ impl Fetch {
             let (left, working) = (Arc::clone(&left), working.clone());
             // Each on a thread: one that waits for the disk must not keep the others.
             let kept = std::thread::Builder::new().spawn(move || {
+                writer.drain();
                 writer.note();
                 let unsynced = writer.unsynced();
                 let fits = |left: u64| left.checked_sub(unsynced);

@@ -26,7 +26,7 @@ use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
 use crate::registry::{Asked, request};
 use crate::report::format;
-use crate::store::{BlobWriter, StoreError, Written};
+use crate::store::{BlobWriter, Blocks, StoreError, Stream, Written};
 use crate::transport::clock;
 
 /// All that the workers of a pull share.
@@ -40,6 +40,8 @@ pub(super) struct Fetch {
     /// Tells of changes after which there may be something to do for others.
     changed: Notify,
     pub(super) executor: Executor,
+    /// Memory of what is written past the page cache.
+    blocks: Arc<Blocks>,
     /// Of the runtimes of the workers that have one of their own.
     runtimes: Mutex<Vec<RuntimeMetrics>>,
     /// No thread may begin to hash any more.
@@ -52,6 +54,8 @@ pub(super) struct Slot {
     pub(super) writer: Option<Arc<BlobWriter>>,
     /// The thread that hashes it, if that is not done by those who write it.
     pub(super) follower: Option<JoinHandle<Result<(), StoreError>>>,
+    /// The thread that writes its blocks, if it has any.
+    pub(super) direct: Option<JoinHandle<()>>,
     /// The thread that waits for the disk meanwhile.
     pub(super) sync: Option<JoinHandle<()>>,
     /// How much of it an earlier process has written, in bytes.
@@ -66,6 +70,7 @@ impl Fetch {
         tuner: Tuner,
         throttle: Option<Throttle>,
         executor: Executor,
+        blocks: Arc<Blocks>,
     ) -> Fetch {
         let (board, tuner) = (Mutex::new(board), Mutex::new(tuner));
         let fetch = Fetch {
@@ -76,6 +81,7 @@ impl Fetch {
             throttle,
             changed: Notify::new(),
             executor,
+            blocks,
             runtimes: Mutex::default(),
             closed: AtomicBool::new(false),
         };
@@ -136,6 +142,24 @@ impl Fetch {
         }
     }
 
+    /// Gives a blob that is begun its writer; if it is large, threads write past the page cache and hash
+    /// what the connections bring.
+    pub(super) fn begin(&self, job: &Job, writer: Arc<BlobWriter>) {
+        let mut slot = lock(&job.slot);
+        slot.resumed = writer.written();
+        slot.writer = Some(Arc::clone(&writer));
+        // As in `follow`.
+        if self.closed.load(Ordering::Relaxed) || !self.executor.has_threads() {
+            return;
+        }
+        if let Some(write_blocks) = Arc::clone(&writer).take_blocks() {
+            slot.direct = self.executor.beside(write_blocks);
+            if self.executor.cores() > 1 {
+                slot.follower = self.executor.beside(move || writer.follow());
+            }
+        }
+    }
+
     /// Leaves the hashing of a blob to a thread of its own, while bytes of it are still missing.
     pub(super) fn follow(&self, job: &Job) {
         let mut slot = lock(&job.slot);
@@ -149,6 +173,12 @@ impl Fetch {
             let writer = Arc::clone(writer);
             slot.follower = self.executor.beside(move || writer.follow());
         }
+    }
+
+    /// Waits until hashing has caught up with what is kept for it.
+    async fn wait_for_hash(&self, job: &Job) -> Result<(), Cause> {
+        let Some(writer) = lock(&job.slot).writer.clone() else { return Ok(()) };
+        self.executor.block(move || writer.wait_for_hash()).await.map_err(died)
     }
 
     /// Ends all threads that hash, for good.
@@ -266,12 +296,16 @@ async fn attempt(
         }
         _ => {
             let lane = fetch.board().receives(piece, sent.clone(), clock::now());
-            let outcome = tokio::select! {
+            let mut stream = Stream::new(writer, &fetch.blocks);
+            let mut outcome = tokio::select! {
                 biased;
-                outcome = receive(answer, fetch, job, writer, sent, &piece.range, &lane) => outcome,
+                outcome = receive(answer, fetch, job, &mut stream, sent, &piece.range, &lane) => outcome,
                 // The connection is closed with what is dropped here: all it brought is written.
                 slow = lane.replaced() => Err(Cause::TooSlow(slow)),
             };
+            if let Err(error) = stream.flush() {
+                outcome = Err(error.into());
+            }
             // What was given to another connection is none of this piece any more.
             piece.range.end = piece.range.end.min(lane.close()).max(piece.range.start);
             outcome
@@ -285,7 +319,7 @@ async fn receive(
     mut answer: Answer,
     fetch: &Fetch,
     job: &Job,
-    writer: &BlobWriter,
+    stream: &mut Stream<'_>,
     sent: Range<u64>,
     wanted: &Range<u64>,
     lane: &Lane,
@@ -310,12 +344,15 @@ async fn receive(
         // Of a whole blob in place of a range, what is there already is of no use.
         let known = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(count).min(used);
         if known < used {
-            let Written { new, behind } =
-                writer.write_at(at + known as u64, &bytes[known..used])?;
+            let Written { new, behind, crowded } =
+                stream.write(at + known as u64, &bytes[known..used])?;
             job.progress.add(new);
             fetch.context.wasted.fetch_add(count as u64 - new, Ordering::Relaxed);
             if behind > HASH_BEHIND_MAX {
                 fetch.follow(job);
+            }
+            if crowded {
+                fetch.wait_for_hash(job).await?;
             }
         } else {
             fetch.context.wasted.fetch_add(count as u64, Ordering::Relaxed);
@@ -435,17 +472,24 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     outcome
 }
 
+fn died(error: tokio::task::JoinError) -> Cause {
+    let source = std::io::Error::other(error);
+    Cause::System { what: "a thread that works on the disk died", source }
+}
+
 async fn commit(executor: &Executor, job: &Job) -> Result<(), Cause> {
-    let died = |error: tokio::task::JoinError| {
-        let source = std::io::Error::other(error);
-        Cause::System { what: "a thread that works on the disk died", source }
-    };
     // Hashing may be far behind. Until it is done the writer stays where the end of the pull finds
     // it, and can end that.
-    let (follower, sync) = {
+    let (direct, follower, sync) = {
         let mut slot = lock(&job.slot);
-        (slot.follower.take(), slot.sync.take())
+        if let Some(writer) = &slot.writer {
+            writer.take_no_blocks();
+        }
+        (slot.direct.take(), slot.follower.take(), slot.sync.take())
     };
+    if let Some(direct) = direct {
+        direct.await.map_err(died)?;
+    }
     if let Some(sync) = sync {
         sync.await.map_err(died)?;
     }

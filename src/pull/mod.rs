@@ -48,7 +48,7 @@ use crate::config::PullConfig;
 use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
-use crate::store::{self, Destination, Presence, Registered, Store, Swept};
+use crate::store::{Destination, Presence, Registered, Store, Swept};
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
 use crate::transport::{Connector, Engine, clock};
@@ -231,8 +231,7 @@ impl Context {
         let tls = TlsConfig::new(&config.network.tls).map_err(Error::new)?;
         let session =
             Session::new(&config.network, tls, &config.reference, reporter).map_err(Error::new)?;
-        let options = store::Options { fsync: config.fsync, lock_timeout: config.lock_timeout };
-        let store = Store::open(config.destination.path(), options).map_err(Error::new)?;
+        let store = Store::open(config.destination.path(), config.store).map_err(Error::new)?;
         let Swept { files, bytes } = store.sweep().map_err(Error::new)?;
         if files > 0 {
             let left = format::count(files, "partial blob", "partial blobs");

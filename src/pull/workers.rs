@@ -22,10 +22,12 @@ use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
 use crate::limits::{
-    CONNECTION_DESCRIPTORS, CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED,
-    KEEP_PATIENCE, STOP_PATIENCE, TUNER_INTERVAL, WORKERS_MAX,
+    BLOCK_ALIGNMENT, BLOCK_SIZE, BLOCKS_MAX, BLOCKS_SHARE, CONNECTION_DESCRIPTORS,
+    CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, KEEP_PATIENCE, STOP_PATIENCE,
+    TUNER_INTERVAL, WORKERS_MAX,
 };
 use crate::report::format;
+use crate::store::Blocks;
 use crate::transport::{Connector, Engine, EngineKind, clock};
 
 /// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
@@ -44,7 +46,12 @@ pub(super) async fn fetch_all(
     jobs.sort_by_key(|job| std::cmp::Reverse(job.descriptor.size));
     let sizes: Vec<u64> = jobs.iter().map(|job| job.descriptor.size).collect();
     let cores = executor.cores();
-    let most = most_connections(network);
+    let largest = sizes.first().copied().unwrap_or(0);
+    let blocks = match largest >= context.store.options().direct_size_min {
+        true => block_count(network.memory),
+        false => 0,
+    };
+    let most = most_connections(network, blocks);
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
     let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
@@ -58,7 +65,8 @@ pub(super) async fn fetch_all(
     let minimum = network.min_speed.map(|rate| Minimum::new(rate, network.timeouts.recv));
     board.set_minimum(minimum);
     let throttle = network.limit_rate.map(|rate| Throttle::new(rate, clock::now()));
-    let fetch = Arc::new(Fetch::new(context, jobs, board, tuner, throttle, executor));
+    let fetch =
+        Arc::new(Fetch::new(context, jobs, board, tuner, throttle, executor, Blocks::new(blocks)));
 
     let (end, ended) = watch::channel(false);
     let (done, results) = mpsc::unbounded_channel();
@@ -138,12 +146,19 @@ fn died(how: &'static str) -> Error {
 }
 
 /// How many connections the memory and the limit on descriptors allow, or the user.
-fn most_connections(network: &NetworkConfig) -> usize {
+fn most_connections(network: &NetworkConfig, blocks: usize) -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let allowed = (network.memory / CONNECTION_MEMORY)
+    let blocks = (blocks * (BLOCK_SIZE + BLOCK_ALIGNMENT)) as u64;
+    let allowed = (network.memory.saturating_sub(blocks) / CONNECTION_MEMORY)
         .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
     allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
+}
+
+/// How many blocks the memory allows.
+fn block_count(memory: u64) -> usize {
+    let allowed = memory / BLOCKS_SHARE / BLOCK_SIZE as u64;
+    usize::try_from(allowed).unwrap_or(usize::MAX).min(BLOCKS_MAX)
 }
 
 /// Waits for the workers, and tunes meanwhile; after a signal, no longer than [`STOP_PATIENCE`].

@@ -114,6 +114,14 @@ impl Directory {
         self.regular(name, fd)
     }
 
+    /// Opens the regular file `name` for writing past the page cache (O_DIRECT, open(2)), where there is
+    /// one and the file system can.
+    pub(super) fn file_to_write_directly(&self, name: &str) -> Option<File> {
+        let flags = OFlags::WRONLY | OFlags::DIRECT;
+        let fd = open_beneath(self.fd.as_fd(), name, flags, Mode::empty()).ok()?;
+        self.regular(name, fd).ok()
+    }
+
     /// Whether `name` is this file, and the only name of it.
     pub(super) fn is_name_of(&self, name: &str, file: &File) -> Result<bool, StoreError> {
         match self.is_only_name_of(name, file)? {

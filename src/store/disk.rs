@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
@@ -88,6 +88,33 @@ pub(super) fn ask(operation: Operation) -> Result<(), Errno> {
 /// Writes all of `bytes` at `at`, in steps that end at multiples of [`WRITE_SIZE`] of the file.
 pub(super) fn write_all(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     Written(file).write_all_at(bytes, at)
+}
+
+/// Writes all of `blocks`, one behind the other, at `at` of a file that is open as `direct` for that
+/// without the page cache. Where the disk wants them aligned in another way, or takes only some, the
+/// cache does.
+pub(super) fn write_direct(
+    direct: &File,
+    file: &File,
+    blocks: &[&[u8]],
+    mut at: u64,
+) -> io::Result<()> {
+    let write = || {
+        ask(Operation::Write)?;
+        let blocks: Vec<IoSlice<'_>> = blocks.iter().map(|block| IoSlice::new(block)).collect();
+        rustix::io::pwritev(direct, &blocks, at)
+    };
+    let mut written = match retry_on_intr(write) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => 0,
+        written => written?,
+    };
+    for block in blocks {
+        let count = written.min(block.len());
+        written -= count;
+        write_all(file, &block[count..], at + count as u64)?;
+        at += block.len() as u64;
+    }
+    Ok(())
 }
 
 /// A file on a disk that may fail. What is to be done about a short or an interrupted write, the

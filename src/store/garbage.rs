@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::directory::Directory;
-use super::lock::{Lock, Users};
+use super::lock::{Lock, Unlocks, Users};
 use super::partial::{Sweep, Swept};
 use super::{INDEX_FILE, LAYOUT_FILE, OWN_DIRECTORY, Store, StoreError};
 use super::{blob_directory, document};
@@ -220,6 +220,7 @@ fn remove_old(
     if age(&metadata) < collect.blob_age_min || !lock_or_unlockable(&file) {
         return Ok(None);
     }
+    let _held = Unlocks(&file);
     Ok((collect.dry_run || directory.remove(name)?).then_some(metadata.len()))
 }
 

@@ -60,8 +60,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = disk::truncate(&self.file, 0);
-        // Closing would do, were it not that a child between fork and exec shares the open file.
-        let _ = self.file.unlock();
+        unlock(&self.file);
     }
 }
 
@@ -113,7 +112,22 @@ impl Users {
 
 impl Drop for Users {
     fn drop(&mut self) {
-        let _ = self.file.unlock();
+        unlock(&self.file);
+    }
+}
+
+/// Ends a lock on a file. Closing would do, were it not that a child between fork and exec shares the
+/// open file: whoever comes next would find it locked, by nobody.
+pub(super) fn unlock(file: &File) {
+    let _ = file.unlock();
+}
+
+/// Ends a lock on a file when this is dropped.
+pub(super) struct Unlocks<'a>(pub(super) &'a File);
+
+impl Drop for Unlocks<'_> {
+    fn drop(&mut self) {
+        unlock(self.0);
     }
 }
 

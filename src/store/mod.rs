@@ -24,8 +24,10 @@
 //! All calls block on the disk; none waits for the network. What of a blob is here when a process
 //! ends, in whatever way, is gone on with by the next that [claims](Store::claim) it.
 
+mod block;
 mod catalog;
 mod destination;
+mod direct;
 mod directory;
 pub mod disk;
 mod document;
@@ -49,8 +51,10 @@ use std::time::Duration;
 
 use rustix::fs::Advice;
 
+pub use block::{Block, Blocks};
 pub use catalog::StoredImage;
 pub use destination::{Destination, DestinationError};
+pub use direct::Stream;
 pub use error::StoreError;
 pub use garbage::{Collect, Collected, HeldBlobs};
 pub use index::Registered;
@@ -59,7 +63,8 @@ pub use writer::{BlobWriter, Claim, Written};
 
 use crate::image::{Algorithm, Descriptor, Digest};
 use crate::limits::{
-    HASH_BUFFER_SIZE, INDEX_ROUNDS_MAX, INDEX_SIZE_MAX, LAYOUT_FILE_SIZE_MAX, LOCK_TIMEOUT,
+    DIRECT_SIZE_MIN, HASH_BUFFER_SIZE, INDEX_ROUNDS_MAX, INDEX_SIZE_MAX, LAYOUT_FILE_SIZE_MAX,
+    LOCK_TIMEOUT,
 };
 use directory::{Directory, Stamp};
 use index::Index;
@@ -82,11 +87,14 @@ pub struct Options {
     pub fsync: bool,
     /// How long another process may hold the lock before [`StoreError::LockBusy`].
     pub lock_timeout: Duration,
+    /// Blobs of which so many bytes are to come are written past the page cache, as far as that is of
+    /// use, and can be.
+    pub direct_size_min: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fsync: true, lock_timeout: LOCK_TIMEOUT }
+        Options { fsync: true, lock_timeout: LOCK_TIMEOUT, direct_size_min: DIRECT_SIZE_MIN }
     }
 }
 
@@ -348,7 +356,7 @@ impl Store {
         &self.shared.root
     }
 
-    fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Options {
         &self.shared.options
     }
 

@@ -18,6 +18,7 @@ use rustix::fs::Mode;
 use super::directory::{Directory, Stamp};
 use super::disk;
 use super::journal::{self, Believed, Subject};
+use super::lock::{Unlocks, unlock};
 use super::{PARTIALS, Store, StoreError, relative_blob_path};
 use crate::image::{Algorithm, Digest};
 use crate::limits::{PARTIAL_AGE_MAX, PARTIAL_NAMES_MAX};
@@ -114,6 +115,14 @@ impl Partial {
         &self.file
     }
 
+    /// The file, open for writing past the page cache, where the file system lets it be.
+    pub(super) fn direct_file(&self) -> Option<File> {
+        let file = self.directory.file_to_write_directly(&self.name)?;
+        // Somebody else may have put another in its place.
+        let (ours, opened) = (self.file.metadata().ok()?, file.metadata().ok()?);
+        ((ours.dev(), ours.ino()) == (opened.dev(), opened.ino())).then_some(file)
+    }
+
     /// Where it is.
     pub(super) fn directory(&self) -> &Arc<Directory> {
         &self.directory
@@ -187,6 +196,7 @@ impl Drop for Partial {
         if !self.kept.load(Ordering::Relaxed) {
             self.discard();
         }
+        unlock(&self.file);
     }
 }
 
@@ -272,6 +282,7 @@ pub(super) fn sweep(
         if file.try_lock().is_err() {
             continue;
         }
+        let _held = Unlocks(&file);
         let Ok(metadata) = file.metadata() else { continue };
         let resumable = digest_of(name)
             .filter(|digest| !is_stored(digest))
@@ -305,6 +316,7 @@ pub(super) fn kept(partials: &Directory) -> Result<Vec<KeptPartial>, StoreError>
         let Ok(metadata) = file.metadata() else { continue };
         // Shared, so that two who look do not see each other.
         let busy = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let _held = (!busy).then(|| Unlocks(&file));
         let believed = believed(partials, name, &digest, &file);
         if believed.is_none() && !busy {
             continue;
@@ -382,6 +394,28 @@ mod tests {
         assert_eq!(directory.names().unwrap().len(), 1);
         drop(partial);
         assert!(directory.names().unwrap().is_empty());
+    }
+
+    /// As a child of this process does between fork and exec.
+    #[test]
+    fn a_lock_ends_with_its_holder_though_somebody_shares_the_open_file() {
+        let (_guard, directory) = partials();
+        let digest = Digest::of(Algorithm::Sha256, b"blob");
+        for kept in [true, false] {
+            let Claimed::Ours(first) = Partial::claim(&directory, &digest).unwrap() else {
+                panic!()
+            };
+            if kept {
+                first.keep();
+            }
+            let _shared = first.file().try_clone().unwrap();
+            assert!(matches!(Partial::claim(&directory, &digest).unwrap(), Claimed::Held));
+            drop(first);
+            let Claimed::Ours(second) = Partial::claim(&directory, &digest).unwrap() else {
+                panic!()
+            };
+            drop(second);
+        }
     }
 
     #[test]

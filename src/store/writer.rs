@@ -1,23 +1,28 @@
 //! A blob on its way into the store.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
+use super::block::Block;
+use super::direct::Direct;
 use super::disk;
 use super::extents::Extents;
 use super::journal::{self, Journal, Kind, Subject};
 use super::partial::{self, Claimed, Partial};
-use super::{Store, StoreError, blob_directory, relative_blob_path};
+use super::{Options, Store, StoreError, blob_directory, relative_blob_path};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::limits::{
-    FOLLOW_STEP, HASH_BUFFER_SIZE, JOURNAL_PARTS, JOURNAL_STEP_MIN, JOURNAL_SYNC_INTERVAL,
-    JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WRITE_BACK_STEP,
+    BLOCK_SIZE, FOLLOW_STEP, HASH_BUFFER_SIZE, JOURNAL_PARTS, JOURNAL_STEP_MIN,
+    JOURNAL_SYNC_INTERVAL, JOURNAL_SYNC_MIN, RESERVE_SIZE_MIN, WARM_BEHIND_MAX, WARM_BLOCKS_MAX,
+    WRITE_BACK_STEP,
 };
 
 /// Writes one blob, its bytes in any order and by several threads, and hashes it in order.
@@ -31,6 +36,9 @@ use crate::limits::{
 ///   bytes     0 ▒▒▒▒▒▒▒▒▒▒▒▒ hashed ▒▒▒▒▒▒▒ ……………… ▒▒▒▒▒▒▒ …… size
 ///                                  └ behind ┘
 /// ```
+///
+/// Whole [blocks](BlobWriter::write_block) of a large blob may be left to a thread, which writes them
+/// past the page cache ([`take_blocks`](BlobWriter::take_blocks)).
 ///
 /// Bytes that continue the hashed part are hashed by the thread that writes them, while they are
 /// warm in its cache. Bytes that came too early are read back from the page cache later, by
@@ -49,6 +57,8 @@ pub struct BlobWriter {
     /// Of a claimed blob. Locked before the state.
     journal: Option<Mutex<Journal>>,
     state: Mutex<State>,
+    /// Blocks that are on their way to the disk.
+    direct: Direct,
     /// Told when bytes were written or the writer was closed, for a thread that follows.
     changed: Condvar,
 }
@@ -72,17 +82,23 @@ pub enum Claim {
 }
 
 /// What a write came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     /// How many of the bytes were not there before.
     pub new: u64,
     /// How many bytes are written and not hashed although all before them are: more than a few
     /// buffers' worth are for [`BlobWriter::follow`].
     pub behind: u64,
+    /// As many blocks wait to be hashed as are kept for that: it is time to
+    /// [wait](BlobWriter::wait_for_hash).
+    pub crowded: bool,
 }
 
 #[derive(Debug)]
 struct State {
+    /// What is written, or will be without anybody's doing.
+    taken: Extents,
+    /// What of that the file has.
     written: Extents,
     /// What of that is not in the journal.
     unnoted: Extents,
@@ -90,10 +106,12 @@ struct State {
     unsynced: Extents,
     /// When bytes were last waited for.
     synced_at: Instant,
-    /// Bytes were lost on their way to the disk, with this error number.
-    lost: Option<i32>,
+    /// Bytes were lost on their way to the disk: what was done with them, and the error's number.
+    lost: Option<(&'static str, i32)>,
     /// Absent while a thread hashes.
     hasher: Option<Hasher>,
+    /// Blocks that are to be hashed, by where they belong: they need not be read back.
+    warm: BTreeMap<u64, Arc<Block>>,
     /// Bytes hashed, from the first one on.
     hashed: u64,
     /// Bytes, from the first one on, that the kernel was told to write back.
@@ -107,12 +125,14 @@ struct State {
 impl State {
     fn new(descriptor: &Descriptor) -> State {
         State {
+            taken: Extents::default(),
             written: Extents::default(),
             unnoted: Extents::default(),
             unsynced: Extents::default(),
             synced_at: Instant::now(),
             lost: None,
             hasher: Some(descriptor.digest.algorithm().hasher()),
+            warm: BTreeMap::new(),
             hashed: 0,
             handed_over: 0,
             closed: false,
@@ -120,9 +140,34 @@ impl State {
         }
     }
 
-    /// Bytes that are written and could be hashed.
+    /// Bytes that are here and could be hashed.
     fn behind(&self) -> Range<u64> {
-        self.hashed..self.written.contiguous_from(self.hashed)
+        self.hashed..self.taken.contiguous_from(self.hashed)
+    }
+
+    /// The block that continues what is hashed, if it is in memory; it is not to be had again.
+    fn next_warm(&mut self) -> Option<Arc<Block>> {
+        self.warm = self.warm.split_off(&self.hashed);
+        self.warm.remove(&self.hashed)
+    }
+
+    /// Where to a thread that hashes may read back: blocks that are in memory may not be written yet.
+    fn readable(&self) -> u64 {
+        let behind = self.behind();
+        self.warm.keys().next().map_or(behind.end, |&warm| warm.min(behind.end))
+    }
+
+    /// Whether what belongs at `offset` continues what is hashed, and nobody else is at it.
+    fn can_hash(&self, offset: u64) -> bool {
+        self.hashed == offset && self.hasher.is_some()
+    }
+
+    /// Whether a block that belongs at `offset` is going to be hashed soon, by who has the hasher.
+    fn is_followed(&self, offset: u64) -> bool {
+        self.hasher.is_none()
+            && self.warm.len() < WARM_BLOCKS_MAX
+            && offset.saturating_sub(self.hashed) <= WARM_BEHIND_MAX
+            && self.behind().end >= offset
     }
 }
 
@@ -185,6 +230,7 @@ impl BlobWriter {
             disk::truncate(partial.file(), 0).map_err(failed)?;
         } else {
             partial.keep();
+            state.taken = believed.written.clone();
             state.written = believed.written.clone();
             if believed.synced != believed.written {
                 state.unsynced = believed.written.clone();
@@ -214,6 +260,7 @@ impl BlobWriter {
             partial,
             journal,
             state: Mutex::new(state),
+            direct: Direct::default(),
             changed: Condvar::new(),
         }
     }
@@ -232,7 +279,7 @@ impl BlobWriter {
         }
         self.expect_nothing_lost()?;
         let mut from = offset;
-        let mut new = 0;
+        let mut written = Extents::default();
         while let Some(gap) = self.first_missing(from..end) {
             let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
             let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
@@ -241,36 +288,114 @@ impl BlobWriter {
                 self.partial.failed("write", error).needing(missing)
             })?;
             from = gap.end;
-            new += gap.end - gap.start;
+            written.insert(gap);
         }
+        let new = written.size();
         let mut state = self.lock();
-        state.written.insert(offset..end);
-        let mut returned = false;
-        state.unnoted.insert(offset..end);
-        if new == bytes.len() as u64
-            && state.hashed == offset
-            && let Some(mut hasher) = state.hasher.take()
+        // What was taken before may not be written yet.
+        state.taken.insert(offset..end);
+        state.written.extend(&written);
+        state.unnoted.extend(&written);
+        let whole = new == bytes.len() as u64;
+        let hasher = if whole && state.hashed == offset { state.hasher.take() } else { None };
+        drop(state);
+        let behind = self.hash(hasher, bytes, end);
+        self.start_write_back();
+        self.note_if_much();
+        Ok(Written { new, behind, crowded: false })
+    }
+
+    /// Writes a block at `offset` of the blob, of which nothing is there: leaves it to the thread that
+    /// [takes](BlobWriter::take_blocks) blocks, if it is hashed meanwhile; otherwise as
+    /// [`write_at`](BlobWriter::write_at).
+    ///
+    /// # Errors
+    /// As [`write_at`](BlobWriter::write_at), also for blocks that were taken before.
+    pub fn write_block(&self, offset: u64, block: Block) -> Result<Written, StoreError> {
+        self.expect_nothing_lost()?;
+        let new = block.bytes().len() as u64;
+        let range = offset..offset.saturating_add(new);
+        let block = Arc::new(block);
+        let mut state = self.lock();
+        let hashes = state.can_hash(offset);
+        if range.end > self.descriptor.size
+            || state.taken.first_gap(range.clone()) != Some(range.clone())
+            || !(hashes || state.is_followed(offset))
         {
             drop(state);
+            return self.write_at(offset, block.bytes());
+        }
+        state.taken.insert(range.clone());
+        let hasher = if hashes { state.hasher.take() } else { None };
+        if hasher.is_none() {
+            state.warm.insert(offset, Arc::clone(&block));
+        }
+        let crowded = state.warm.len() >= WARM_BLOCKS_MAX;
+        drop(state);
+        if !self.direct.push(offset, Arc::clone(&block)) {
+            // The thread has just ended.
+            let written = disk::write_all(self.partial.file(), block.bytes(), offset);
+            self.wrote(range.clone(), written);
+            self.expect_nothing_lost()?;
+        }
+        Ok(Written { new, behind: self.hash(hasher, block.bytes(), range.end), crowded })
+    }
+
+    /// Waits until few blocks wait to be hashed, or nobody hashes them.
+    pub fn wait_for_hash(&self) {
+        let mut state = self.lock();
+        while state.warm.len() > WARM_BLOCKS_MAX / 2 && state.hasher.is_none() && !state.closed {
+            state = self.wait(state);
+        }
+    }
+
+    /// Whether a block at `offset` would be taken now.
+    pub(super) fn wants_block(&self, offset: u64) -> bool {
+        let range = offset..offset.saturating_add(BLOCK_SIZE as u64);
+        if range.end > self.descriptor.size || !self.direct.is_served() {
+            return false;
+        }
+        let state = self.lock();
+        state.taken.first_gap(range.clone()) == Some(range)
+            && (state.can_hash(offset) || state.is_followed(offset))
+    }
+
+    /// Bytes that were taken are written, or are not.
+    pub(super) fn wrote(&self, range: Range<u64>, outcome: std::io::Result<()>) {
+        let mut state = self.lock();
+        match outcome {
+            Ok(()) => {
+                state.written.insert(range.clone());
+                state.unnoted.insert(range);
+            }
+            Err(error) => state.lost = Some(("write", errno_of(&error))),
+        }
+        drop(state);
+        self.note_if_much();
+    }
+
+    /// Hashes bytes that continue what is hashed, if there is a hasher for it, and tells those who wait
+    /// for bytes; how many are behind.
+    fn hash(&self, hasher: Option<Hasher>, bytes: &[u8], end: u64) -> u64 {
+        let returned = hasher.is_some();
+        if let Some(mut hasher) = hasher {
             hasher.update(bytes);
-            state = self.lock();
+            let mut state = self.lock();
             state.hashed = end;
             state.hasher = Some(hasher);
-            returned = true;
         }
+        let state = self.lock();
         let behind = state.behind();
         // Whoever waits for bytes is told of a few buffers' worth at a time, and of the last ones.
         let worth_it = returned
             || behind.end - behind.start >= FOLLOW_STEP
-            || state.written.size() == self.descriptor.size;
+            || state.taken.size() == self.descriptor.size;
         let heard = state.waiting > 0 && worth_it;
         drop(state);
         if heard {
             self.changed.notify_all();
         }
-        self.start_write_back();
-        self.note_if_much();
-        Ok(Written { new, behind: behind.end - behind.start })
+        behind.end - behind.start
     }
 
     /// Appends to what is there without a gap.
@@ -278,7 +403,7 @@ impl BlobWriter {
     /// # Errors
     /// As [`write_at`](BlobWriter::write_at).
     pub fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        let end = self.lock().written.contiguous_from(0);
+        let end = self.lock().taken.contiguous_from(0);
         self.write_at(end, bytes).map(|_| ())
     }
 
@@ -287,14 +412,20 @@ impl BlobWriter {
         self.lock().written.size()
     }
 
+    /// Whether a thread hashes, or waits for bytes to hash.
+    #[cfg(test)]
+    pub(super) fn is_hashed_by_another(&self) -> bool {
+        self.lock().hasher.is_none()
+    }
+
     /// Bytes hashed so far, from the first one on.
     pub fn hashed(&self) -> u64 {
         self.lock().hashed
     }
 
-    /// The first bytes within a range that are not written yet.
+    /// The first bytes within a range that are neither written nor about to be.
     pub fn first_missing(&self, within: Range<u64>) -> Option<Range<u64>> {
-        self.lock().written.first_gap(within)
+        self.lock().taken.first_gap(within)
     }
 
     /// Hashes what was written and not hashed yet, as far as there is no gap, or waits until another
@@ -320,6 +451,7 @@ impl BlobWriter {
     /// Nobody writes any more, and nobody wants the blob: ends a [`follow`](BlobWriter::follow) and
     /// a [`catch_up`](BlobWriter::catch_up), at once.
     pub fn close(&self) {
+        self.direct.end();
         self.lock().closed = true;
         self.changed.notify_all();
     }
@@ -345,16 +477,26 @@ impl BlobWriter {
                 state = self.wait(state);
                 continue;
             }
+            let warm = state.next_warm();
+            let most = usize::try_from(state.readable() - behind.start).unwrap_or(usize::MAX);
             drop(state);
-            let length =
-                buffer.len().min(usize::try_from(behind.end - behind.start).unwrap_or(usize::MAX));
-            outcome = self.partial.file().read_exact_at(&mut buffer[..length], behind.start);
+            let read = buffer.len().min(most);
+            let bytes = match &warm {
+                Some(block) => block.bytes(),
+                None => {
+                    outcome = self.partial.file().read_exact_at(&mut buffer[..read], behind.start);
+                    &buffer[..read]
+                }
+            };
             if outcome.is_ok() {
-                hasher.update(&buffer[..length]);
+                hasher.update(bytes);
             }
             state = self.lock();
             if outcome.is_ok() {
-                state.hashed += length as u64;
+                state.hashed += bytes.len() as u64;
+            }
+            if state.waiting > 0 && state.warm.len() == WARM_BLOCKS_MAX / 2 {
+                self.changed.notify_all();
             }
         }
         state.hasher = Some(hasher);
@@ -451,7 +593,7 @@ impl BlobWriter {
         let bytes = std::mem::take(&mut self.lock().unsynced);
         let synced = disk::sync_data(self.partial.file());
         if let Err(error) = synced {
-            self.lock().lost = Some(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
+            self.lock().lost = Some(("sync", errno_of(&error)));
             self.discard();
             return Err(self.partial.failed("sync", error));
         }
@@ -492,9 +634,12 @@ impl BlobWriter {
     }
 
     fn expect_nothing_lost(&self) -> Result<(), StoreError> {
-        match self.lock().lost {
-            Some(errno) => {
-                Err(self.partial.failed("sync", std::io::Error::from_raw_os_error(errno)))
+        let lost = self.lock().lost;
+        match lost {
+            Some((action, errno)) => {
+                let missing = self.descriptor.size.saturating_sub(self.written());
+                let error = std::io::Error::from_raw_os_error(errno);
+                Err(self.partial.failed(action, error).needing(missing))
             }
             None => Ok(()),
         }
@@ -581,6 +726,27 @@ impl BlobWriter {
         }
     }
 
+    pub(super) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        self.store.options()
+    }
+
+    pub(super) fn direct(&self) -> &Direct {
+        &self.direct
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.partial.file()
+    }
+
+    /// The file, to be written to without the page cache; `None` where that cannot be.
+    pub(super) fn direct_file(&self) -> Option<File> {
+        self.partial.direct_file()
+    }
+
     fn wrong_size(&self, got: u64) -> StoreError {
         StoreError::Size { digest: self.descriptor.digest, expected: self.descriptor.size, got }
     }
@@ -602,6 +768,10 @@ impl Drop for BlobWriter {
     fn drop(&mut self) {
         self.note();
     }
+}
+
+fn errno_of(error: &std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -658,7 +828,7 @@ mod tests {
         let (_guard, writer, bytes) = writer();
         let check = |range: Range<usize>, new, behind| {
             let written = writer.write_at(range.start as u64, &bytes[range]).unwrap();
-            assert_eq!(written, Written { new, behind });
+            assert_eq!(written, Written { new, behind, crowded: false });
         };
         check(10..20, 10, 0);
         check(30..40, 10, 0);

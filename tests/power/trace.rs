@@ -130,6 +130,13 @@ fn parse_call(line: &str) -> Option<Call> {
             let at = (name == "pwrite64").then(|| size(3));
             Call::Write { fd: file(0), at, bytes }
         }
+        "pwritev" => {
+            let parts = arguments[1].split("iov_base=").skip(1);
+            let mut bytes: Vec<u8> =
+                parts.flat_map(|part| bytes(part.split(", iov_len").next().unwrap())).collect();
+            bytes.truncate(usize::try_from(result).unwrap());
+            Call::Write { fd: file(0), at: Some(size(3)), bytes }
+        }
         "ftruncate" => Call::Truncate { fd: file(0), size: size(1) },
         // It reserves, and changes nothing that can be read.
         "fallocate" if arguments[1] == "FALLOC_FL_KEEP_SIZE" => return None,

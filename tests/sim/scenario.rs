@@ -171,8 +171,7 @@ impl Scenario {
             reference: Reference::parse(&format!("{REGISTRY}/demo:latest")).unwrap(),
             platforms: Platforms::One("linux/amd64".parse().unwrap()),
             destination: Destination::Layout { path: store.to_owned(), tag: None },
-            fsync: self.fsync,
-            lock_timeout: ringpull::limits::LOCK_TIMEOUT,
+            store: ringpull::store::Options { fsync: self.fsync, ..Default::default() },
             network: NetworkConfig { credentials: self.credentials(), ..self.network.clone() },
         }
     }

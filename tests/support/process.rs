@@ -36,12 +36,20 @@ pub fn ringpull_under(mut program: Command, arguments: &[&str]) -> Command {
     clean(program, arguments)
 }
 
+/// What the tests were started with of this setting: with it they show that what holds of blobs in the
+/// page cache also holds of those that are written past it.
+pub fn direct_io_min() -> Option<(&'static str, String)> {
+    const NAME: &str = "RINGPULL_DIRECT_IO_MIN";
+    std::env::var(NAME).ok().map(|value| (NAME, value))
+}
+
 fn clean(mut command: Command, arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", "/nonexistent")
+        .envs(direct_io_min())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

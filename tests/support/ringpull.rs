@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
+use super::process::direct_io_min;
 use super::tools::{describe, output_of};
 
 /// The binary that cargo has built for this test.
@@ -75,7 +76,8 @@ pub fn pull(engine: &str, arguments: &[&str]) -> Ended {
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", home.path());
+        .env("HOME", home.path())
+        .envs(direct_io_min());
     let output = output_of(&mut command);
     ended(&command, output)
 }
