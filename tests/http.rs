@@ -1128,7 +1128,10 @@ fn urls_that_could_be_read_in_two_ways_are_refused() {
     let scheme = |name: &str| UrlError::Scheme(name.to_owned());
     let host = |text: &str| UrlError::Origin(OriginError::Host(text.to_owned()));
     let long = format!("https://a.example/{}", "x".repeat(URL_SIZE_MAX));
+    // Each of them is six bytes when it is escaped.
+    let escaped = format!("https://a.example/{}", "é".repeat(URL_SIZE_MAX / 4));
     let cases = [
+        (&escaped[..], UrlError::TooLong { size: 18 + 6 * (URL_SIZE_MAX / 4) }),
         ("", UrlError::Empty),
         (&long, UrlError::TooLong { size: long.len() }),
         (" https://a.example/", UrlError::Character(' ')),

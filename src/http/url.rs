@@ -30,7 +30,7 @@ pub enum UrlError {
     /// Nothing.
     #[error("the URL is empty")]
     Empty,
-    /// Longer than [`URL_SIZE_MAX`].
+    /// Longer than [`URL_SIZE_MAX`], as it is written or with everything escaped that must be.
     #[error("the URL has {size} bytes; at most {URL_SIZE_MAX} are accepted")]
     TooLong {
         /// Its length in bytes.
@@ -117,7 +117,12 @@ impl HttpUrl {
         url.set_fragment(None);
         let host = url.host_str().ok_or(UrlError::NoHost)?;
         let origin = Origin::new(scheme, host, url.port().unwrap_or(scheme.default_port()))?;
-        Ok(HttpUrl { url, origin })
+        let url = HttpUrl { url, origin };
+        // Escaped, a text may be three times as long.
+        match url.absolute().len() {
+            size if size > URL_SIZE_MAX => Err(UrlError::TooLong { size }),
+            _ => Ok(url),
+        }
     }
 
     /// Scheme, host and port.
