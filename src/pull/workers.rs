@@ -148,11 +148,16 @@ fn died(how: &'static str) -> Error {
 /// How many connections the memory and the limit on descriptors allow, or the user.
 fn most_connections(network: &NetworkConfig, blocks: usize) -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let blocks = (blocks * (BLOCK_SIZE + BLOCK_ALIGNMENT)) as u64;
-    let allowed = (network.memory.saturating_sub(blocks) / CONNECTION_MEMORY)
+    let allowed = connections_in(network.memory, blocks)
         .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
     allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
+}
+
+/// How many connections have room in so much memory, beside so many blocks.
+fn connections_in(memory: u64, blocks: usize) -> u64 {
+    let blocks = (blocks * (BLOCK_SIZE + BLOCK_ALIGNMENT)) as u64;
+    memory.saturating_sub(blocks) / CONNECTION_MEMORY
 }
 
 /// How many blocks the memory allows.
@@ -384,5 +389,26 @@ async fn take_and_fetch(
             () = change => {}
             () = until(wakes_at) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{MEMORY, RECV_BUFFER_SIZE};
+
+    #[test]
+    fn all_that_connections_and_blocks_take_is_within_the_memory() {
+        for memory in [1 << 20, 2 << 20, 16 << 20, MEMORY, 1 << 30] {
+            let blocks = block_count(memory);
+            let connections = connections_in(memory, blocks);
+            // Two buffers each, and something for what is no buffer.
+            let buffers = connections * 2 * RECV_BUFFER_SIZE as u64;
+            let all = buffers + buffers / 8 + (blocks * BLOCK_SIZE) as u64;
+            assert!(all <= memory, "{connections} connections, {blocks} blocks in {memory}");
+            assert!(connections > 0 && blocks <= BLOCKS_MAX);
+        }
+        assert_eq!((connections_in(MEMORY, 0), block_count(MEMORY)), (113, BLOCKS_MAX));
+        assert_eq!(block_count(1 << 20), 0, "they are for those who have memory to spare");
     }
 }
