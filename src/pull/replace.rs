@@ -167,8 +167,11 @@ impl Watch {
 
     fn too_slow(&self, index: usize) -> Option<Slow> {
         let Minimum { rate: least, time } = self.minimum?;
-        let rate = self.watched.get(index)?.long.rate()?;
-        (rate < least).then_some(Slow::Minimum { rate, least, time })
+        let long = &self.watched.get(index)?.long;
+        let rate = long.rate()?;
+        // Silence is a matter of the receive's own deadline, which is no longer than this: two that come
+        // at the same time must not race for what the failure is called.
+        (long.moved() && rate < least).then_some(Slow::Minimum { rate, least, time })
     }
 
     fn outpaced(
@@ -261,6 +264,11 @@ impl History {
         while self.samples.get(1).is_some_and(|next| age(next) >= self.window) {
             self.samples.pop_front();
         }
+    }
+
+    /// Whether anything came within the window.
+    fn moved(&self) -> bool {
+        self.samples.front().is_some_and(|first| self.latest.bytes > first.bytes)
     }
 
     /// Bytes per second over the window; `None` while it is younger, or was held back for most of it.
@@ -399,8 +407,19 @@ mod tests {
         scene.lanes[0].hold(scene.now, scene.now + TICK * 3 * LONG);
         scene.run(3 * LONG, |_| 0);
         assert_eq!(scene.told(), [0; 0]);
-        scene.run(LONG, |_| 0);
+        scene.run(LONG, |_| 1);
         assert_eq!(scene.told(), [0], "but what follows may be");
+    }
+
+    #[test]
+    fn silence_is_left_to_the_deadline_and_less_than_a_byte_a_second_is_not() {
+        let mut scene = Scene::new(Some(Minimum::new(MIB, OUTPACED_TIME)), 1);
+        scene.run(5 * LONG, |_| 0);
+        assert_eq!(scene.told(), [0; 0]);
+        let mut scene = Scene::new(Some(Minimum::new(MIB, 10 * OUTPACED_TIME)), 1);
+        scene.lanes[0].take(1);
+        scene.run(10 * LONG, |_| 0);
+        assert_eq!(scene.told(), [0]);
     }
 
     #[test]
