@@ -22,7 +22,7 @@
 //! | [`registry`] | the distribution protocol, sans-IO; every decision on where a secret may go |
 //! | [`transport`] | byte streams with deadlines; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs, [`transport::engine::sim`] a network in memory |
 //! | [`client`] | one answered question: redirects, challenges, kept connections |
-//! | [`store`] | the OCI image layout that pulls land in; [`store::disk`] is all calls that change it, and a disk that fails for the simulator |
+//! | [`store`] | the OCI image layout that pulls land in, large layers past the page cache ([`store::Stream`]); [`store::disk`] is all calls that change it, and a disk that fails for the simulator |
 //! | [`pull`] | from a reference to a verified image in a store |
 //! | [`report`] | all that is printed |
 //! | [`config`] | what was asked for, checked once |
