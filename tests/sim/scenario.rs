@@ -209,8 +209,9 @@ impl Scenario {
         let once = grave.iter().all(|it| matches!(it.rule.turn, Turn::First(1) | Turn::Nth(_)));
         let poisoned = |it: &Planned| matches!(it.rule.action, Action::ExtraAfterBody(_));
         let poisoned_tokens = self.auth.is_some() && self.faults.iter().any(poisoned);
+        // What breaks a connection may break off the last answer that a token was good for.
         let tokens_last = self.auth.as_ref().is_none_or(|auth| auth.uses_per_token.is_none())
-            || self.network.connections == Some(1);
+            || self.network.connections == Some(1) && network.is_empty();
         self.failures(network).is_some_and(|failures| failures <= self.network.retries)
             && count(Gravity::Final) == 0
             && grave.len() <= 1

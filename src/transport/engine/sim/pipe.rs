@@ -138,7 +138,10 @@ impl Pipe {
     pub(super) fn ready(&self, now: Instant, mark: usize) -> Ready {
         let state = self.state.borrow();
         let (arrived, since) = state.arrived(now);
-        let ended = state.ending.filter(|(at, _)| *at <= now).map(|(_, ending)| ending);
+        // Bytes that are yet to race with a deadline come before the end that was sent behind them.
+        let held_back = state.racing.as_ref().is_some_and(|(bytes, ..)| !bytes.is_empty());
+        let ended = state.ending.filter(|(at, _)| *at <= now && !held_back);
+        let ended = ended.map(|(_, ending)| ending);
         match (since, ended) {
             (Some(since), None) if arrived >= mark.min(state.line.window / 2).max(1) => {
                 Ready::Bytes { since }
