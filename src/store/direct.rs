@@ -129,6 +129,19 @@ fn size_of_blocks(count: usize) -> u64 {
     (count * BLOCK_SIZE) as u64
 }
 
+/// A thread serves the queue as long as this lives. Nobody waits for one that died.
+struct Served<'a>(&'a Direct);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        (queue.served, queue.writing) = (false, false);
+        queue.blocks.clear();
+        drop(queue);
+        self.0.changed.notify_all();
+    }
+}
+
 impl BlobWriter {
     /// Has a thread take its [blocks](BlobWriter::write_block), if enough of the blob is to come and the
     /// disk can be written to without the page cache: the thread is to do what this returns, until
@@ -145,6 +158,7 @@ impl BlobWriter {
     }
 
     fn write_blocks(&self, file: &File) {
+        let _served = Served(self.direct());
         while let Some((start, run)) = self.direct().next() {
             let blocks: Vec<&[u8]> = run.iter().map(|block| block.bytes()).collect();
             let outcome = disk::write_direct(file, self.file(), &blocks, start);
