@@ -345,6 +345,12 @@ pub const PIECE_TIME: Duration = Duration::from_secs(1);
 /// How often a blob is asked for again that another process is fetching.
 pub const HELD_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long threads that are done with a blob may take to let go of it, before it is verified.
+pub const WRITER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether they have.
+pub const WRITER_PAUSE: Duration = Duration::from_millis(1);
+
 /// How far hashing may be behind writing before a thread is given to it, in bytes.
 pub const HASH_BEHIND_MAX: u64 = 4 << 20;
 

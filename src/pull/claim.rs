@@ -178,6 +178,8 @@ impl Fetch {
             let (left, working) = (Arc::clone(&left), working.clone());
             // Each on a thread: one that waits for the disk must not keep the others.
             let kept = std::thread::Builder::new().spawn(move || {
+                writer.note();
+                // There may be no time for it.
                 writer.drain();
                 writer.note();
                 let unsynced = writer.unsynced();

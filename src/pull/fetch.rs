@@ -23,7 +23,7 @@ use super::{Context, Job};
 use crate::client::{self, Answer, Client, Question};
 use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
-use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX};
+use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX, WRITER_PATIENCE, WRITER_PAUSE};
 use crate::registry::{Asked, request};
 use crate::report::format;
 use crate::store::{BlobWriter, Blocks, StoreError, Stream, Written};
@@ -168,7 +168,7 @@ impl Fetch {
             return;
         }
         if let Slot { writer: Some(writer), follower: None, .. } = &*slot
-            && writer.written() < job.descriptor.size
+            && !writer.is_complete()
         {
             let writer = Arc::clone(writer);
             slot.follower = self.executor.beside(move || writer.follow());
@@ -225,7 +225,7 @@ pub(super) async fn piece(
         Ok(()) => received(&piece),
         // An answer that ended badly, but after its last byte: the digest will tell.
         Err((cause, left)) if left.is_empty() && is_cut_off(&cause) => received(&piece),
-        Err((cause, left)) if left.is_empty() => {
+        Err((cause, left)) if left.is_empty() && !matches!(cause, Cause::Store(_)) => {
             // More than there should be: none of it is trusted.
             let whole = received(&piece);
             fetch.tell();
@@ -501,10 +501,20 @@ async fn commit(executor: &Executor, job: &Job) -> Result<(), Cause> {
     if let Some(writer) = behind {
         executor.block(move || writer.catch_up()).await.map_err(died)??;
     }
-    let writer = lock(&job.slot).writer.take();
-    let Some(writer) = writer.and_then(Arc::into_inner) else {
+    let busy = || {
         let source = std::io::Error::other("somebody else is still writing it");
-        return Err(Cause::System { what: "a blob cannot be verified", source });
+        Cause::System { what: "a blob cannot be verified", source }
+    };
+    let mut shared = lock(&job.slot).writer.take().ok_or_else(busy)?;
+    let until = clock::now() + WRITER_PATIENCE;
+    let writer = loop {
+        shared = match Arc::try_unwrap(shared) {
+            Ok(writer) => break writer,
+            // A thread that waited for it is about to go.
+            Err(shared) if clock::now() < until => shared,
+            Err(_) => return Err(busy()),
+        };
+        tokio::time::sleep(WRITER_PAUSE).await;
     };
     Ok(executor.block(move || writer.commit()).await.map_err(died)??)
 }

@@ -91,6 +91,8 @@ struct Watched {
     recent: History,
     /// Over the minimum's time.
     long: History,
+    /// When it was last seen to have received something, or to be held back.
+    moved_at: Instant,
     /// Its task was told to give up.
     told: bool,
 }
@@ -118,6 +120,7 @@ impl Watch {
             lane: Arc::clone(lane),
             recent: History::new(OUTPACED_TIME, sample),
             long: History::new(long, sample),
+            moved_at: now,
             told: false,
         });
     }
@@ -142,6 +145,10 @@ impl Watch {
     pub(super) fn observe(&mut self, now: Instant) {
         for watched in &mut self.watched {
             let sample = Sample::of(&watched.lane, now);
+            if (sample.bytes, sample.held) != (watched.long.latest.bytes, watched.long.latest.held)
+            {
+                watched.moved_at = now;
+            }
             watched.recent.observe(sample);
             watched.long.observe(sample);
         }
@@ -157,7 +164,7 @@ impl Watch {
     ) {
         for index in 0..self.watched.len() {
             let slow =
-                self.too_slow(index).or_else(|| self.outpaced(index, tail, &replaceable, now));
+                self.too_slow(index, now).or_else(|| self.outpaced(index, tail, &replaceable, now));
             if let (Some(slow), Some(watched)) = (slow, self.watched.get_mut(index)) {
                 watched.told = true;
                 watched.lane.replace(slow);
@@ -165,13 +172,16 @@ impl Watch {
         }
     }
 
-    fn too_slow(&self, index: usize) -> Option<Slow> {
+    fn too_slow(&self, index: usize, now: Instant) -> Option<Slow> {
         let Minimum { rate: least, time } = self.minimum?;
-        let long = &self.watched.get(index)?.long;
-        let rate = long.rate()?;
-        // Silence is a matter of the receive's own deadline, which is no longer than this: two that come
-        // at the same time must not race for what the failure is called.
-        (long.moved() && rate < least).then_some(Slow::Minimum { rate, least, time })
+        let watched = self.watched.get(index)?;
+        let rate = watched.long.rate()?;
+        // Silence is first a matter of the receive's own deadline, which is no longer than this: two that
+        // come at the same time must not race for what the failure is called. What is no silence to it,
+        // such as a chunk's extension that never ends, is slow all the same.
+        let silent = now.saturating_duration_since(watched.moved_at);
+        (rate < least && (watched.long.moved() || silent > time + time / 4))
+            .then_some(Slow::Minimum { rate, least, time })
     }
 
     fn outpaced(
@@ -414,8 +424,10 @@ mod tests {
     #[test]
     fn silence_is_left_to_the_deadline_and_less_than_a_byte_a_second_is_not() {
         let mut scene = Scene::new(Some(Minimum::new(MIB, OUTPACED_TIME)), 1);
-        scene.run(5 * LONG, |_| 0);
+        scene.run(LONG * 5 / 4, |_| 0);
         assert_eq!(scene.told(), [0; 0]);
+        scene.run(1, |_| 0);
+        assert_eq!(scene.told(), [0], "no deadline has ended it");
         let mut scene = Scene::new(Some(Minimum::new(MIB, 10 * OUTPACED_TIME)), 1);
         scene.lanes[0].take(1);
         scene.run(10 * LONG, |_| 0);

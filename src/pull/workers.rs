@@ -73,14 +73,15 @@ pub(super) async fn fetch_all(
     let mut running = Vec::new();
     let mut outcome = Ok(());
     for worker in 0..workers {
-        let (fetch, done, ended) = (Arc::clone(&fetch), done.clone(), ended.clone());
+        let (done, ended) = (done.clone(), ended.clone());
         // A connection to a registry that redirects stays idle beside the one it redirected to.
         let sockets = 2 * most.div_ceil(workers) + 2;
-        match start(fetch, connector, worker, sockets, done, ended) {
+        match start(Arc::clone(&fetch), connector, worker, sockets, done, ended) {
             Ok(worker) => running.push(worker),
             Err(source) => {
                 // Those that run already are told to end, and waited for like after any failure.
                 let _ = end.send(true);
+                fetch.close();
                 outcome = Err(Error::system("cannot start a thread", source));
                 break;
             }
@@ -328,13 +329,23 @@ fn work(
     };
     // Each may need a second socket, idle beside it: that of a registry which redirects.
     fetch.board().bound(worker, engine.sockets().map_or(usize::MAX, |sockets| sockets / 2));
+    // Ends before the engine, after a panic, too.
+    let closes = Closes(fetch);
     let result = engine.run(work_with(engine.connector(), fetch, worker, ended));
-    if result.is_err() {
-        // The engine waits for its threads when it ends, and one that hashes waits for bytes, which
-        // will not come.
-        fetch.close();
+    if result.is_ok() {
+        std::mem::forget(closes);
     }
     result
+}
+
+/// Ends the threads that work for the blobs when it is dropped. An engine waits for its threads when it
+/// ends, and they for bytes, which will not come.
+struct Closes<'a>(&'a Fetch);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// What a worker does, once it has an engine.

@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
+
 use super::block::{Block, Blocks};
 use super::writer::{BlobWriter, Written};
 use super::{StoreError, disk};
@@ -129,16 +131,29 @@ fn size_of_blocks(count: usize) -> u64 {
     (count * BLOCK_SIZE) as u64
 }
 
-/// A thread serves the queue as long as this lives. Nobody waits for one that died.
-struct Served<'a>(&'a Direct);
+/// A thread serves the queue as long as this lives, or is about to. Nobody waits for one that died, or
+/// never began.
+struct Served(Arc<BlobWriter>);
 
-impl Drop for Served<'_> {
+impl Served {
+    fn new(writer: Arc<BlobWriter>) -> Served {
+        writer.direct().lock().served = true;
+        Served(writer)
+    }
+}
+
+impl Drop for Served {
     fn drop(&mut self) {
-        let mut queue = self.0.lock();
+        let Served(writer) = self;
+        let mut queue = writer.direct().lock();
+        let lost = queue.writing || !queue.blocks.is_empty();
         (queue.served, queue.writing) = (false, false);
         queue.blocks.clear();
         drop(queue);
-        self.0.changed.notify_all();
+        if lost {
+            writer.wrote(0..0, Err(Errno::IO.into()));
+        }
+        writer.direct().changed.notify_all();
     }
 }
 
@@ -153,12 +168,11 @@ impl BlobWriter {
             return None;
         }
         let file = self.direct_file()?;
-        self.direct().lock().served = true;
-        Some(move || self.write_blocks(&file))
+        let served = Served::new(self);
+        Some(move || served.0.write_blocks(&file))
     }
 
     fn write_blocks(&self, file: &File) {
-        let _served = Served(self.direct());
         while let Some((start, run)) = self.direct().next() {
             let blocks: Vec<&[u8]> = run.iter().map(|block| block.bytes()).collect();
             let outcome = disk::write_direct(file, self.file(), &blocks, start);
@@ -259,8 +273,6 @@ impl Drop for Stream<'_> {
 #[cfg(test)]
 mod tests {
     use std::thread::{self, JoinHandle};
-
-    use rustix::io::Errno;
 
     use super::super::disk::{Answer, Operation, with_faults};
     use super::super::{Options, Store};

@@ -336,9 +336,10 @@ impl BlobWriter {
             // The thread has just ended.
             let written = disk::write_all(self.partial.file(), block.bytes(), offset);
             self.wrote(range.clone(), written);
-            self.expect_nothing_lost()?;
         }
-        Ok(Written { new, behind: self.hash(hasher, block.bytes(), range.end), crowded })
+        let behind = self.hash(hasher, block.bytes(), range.end);
+        self.expect_nothing_lost()?;
+        Ok(Written { new, behind, crowded })
     }
 
     /// Waits until few blocks wait to be hashed, or nobody hashes them.
@@ -371,6 +372,7 @@ impl BlobWriter {
             Err(error) => state.lost = Some(("write", errno_of(&error))),
         }
         drop(state);
+        self.start_write_back();
         self.note_if_much();
     }
 
@@ -405,6 +407,11 @@ impl BlobWriter {
     pub fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
         let end = self.lock().taken.contiguous_from(0);
         self.write_at(end, bytes).map(|_| ())
+    }
+
+    /// Whether all bytes are written, or about to be.
+    pub fn is_complete(&self) -> bool {
+        self.lock().taken.size() == self.descriptor.size
     }
 
     /// Bytes written so far, wherever.
@@ -511,6 +518,7 @@ impl BlobWriter {
     /// # Errors
     /// The disk's. The writer is of no further use then.
     pub fn restart(&self) -> Result<(), StoreError> {
+        self.direct.drain();
         if let Some(journal) = &self.journal {
             lock(journal).clear()?;
         }
@@ -572,7 +580,7 @@ impl BlobWriter {
         self.journal.is_some()
             && self.store.options().fsync
             && state.lost.is_none()
-            && state.written.size() < self.descriptor.size
+            && state.taken.size() < self.descriptor.size
             && state.unsynced.size() >= JOURNAL_SYNC_MIN
             && state.synced_at.elapsed() >= JOURNAL_SYNC_INTERVAL
     }
