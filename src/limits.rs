@@ -185,6 +185,9 @@ pub const BLOCKS_SHARE: u64 = 5;
 /// Most of them that are given to the disk at once, if they follow each other.
 pub const BLOCKS_PER_WRITE: usize = 4;
 
+/// How long fewer wait for more, before they are written all the same.
+pub const BLOCKS_LINGER: Duration = Duration::from_millis(100);
+
 /// Most of them that wait to be hashed.
 pub const WARM_BLOCKS_MAX: usize = 24;
 

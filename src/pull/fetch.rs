@@ -168,7 +168,7 @@ impl Fetch {
             return;
         }
         if let Slot { writer: Some(writer), follower: None, .. } = &*slot
-            && !writer.is_complete()
+            && writer.taken() < job.descriptor.size
         {
             let writer = Arc::clone(writer);
             slot.follower = self.executor.beside(move || writer.follow());
@@ -528,7 +528,7 @@ pub(super) fn described(
     allowed: u32,
 ) -> Error {
     let size = job.descriptor.size;
-    let written = lock(&job.slot).writer.as_ref().map_or(size, |writer| writer.written());
+    let written = lock(&job.slot).writer.as_ref().map_or(size, |writer| writer.taken());
     Error::about(&context.subject(Object::Blob(job.descriptor.digest)), cause)
         .after_bytes(written, size)
         .in_attempt(attempt, allowed)

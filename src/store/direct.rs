@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::block::{Block, Blocks};
 use super::writer::{BlobWriter, Written};
 use super::{StoreError, disk};
-use crate::limits::{BLOCK_SIZE, BLOCKS_PER_WRITE};
+use crate::limits::{BLOCK_SIZE, BLOCKS_LINGER, BLOCKS_PER_WRITE};
 
 /// The blocks that a thread is to write.
 #[derive(Debug, Default)]
@@ -83,11 +83,14 @@ impl Direct {
     /// Where the next block belongs, and it and those that follow it; `None` once there is to be none.
     fn next(&self) -> Option<(u64, Vec<Arc<Block>>)> {
         let mut queue = self.lock();
-        while !queue.is_worth_a_write() {
+        let mut lingered = false;
+        while !(queue.is_worth_a_write() || lingered && !queue.blocks.is_empty()) {
             if !queue.served {
                 return None;
             }
-            queue = self.wait(queue);
+            let waited = self.changed.wait_timeout(queue, BLOCKS_LINGER);
+            let (back, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            (queue, lingered) = (back, timeout.timed_out());
         }
         let (start, first) = queue.blocks.pop_front()?;
         let mut run = vec![first];
@@ -361,10 +364,15 @@ mod tests {
 
     #[test]
     fn what_is_only_taken_does_not_count_as_written_when_it_comes_again() {
-        let scene = Scene::new(100, |_| Answer::Done);
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let scene = Scene::new(100, move |_| {
+            let _ = wait.recv();
+            Answer::Done
+        });
         scene.bring(0..2 * BLOCK_SIZE, BLOCK_SIZE).unwrap();
         let again = scene.writer.write_at(0, &scene.bytes[..3 * BLOCK_SIZE]).unwrap();
         assert_eq!((again.new, scene.writer.written()), (1 << 18, 1 << 18));
+        drop(go);
         scene.bring(3 * BLOCK_SIZE..SIZE, BLOCK_SIZE).unwrap();
         scene.commit().unwrap();
     }
@@ -399,10 +407,13 @@ mod tests {
     }
 
     #[test]
-    fn fewer_blocks_than_are_worth_a_write_are_written_when_somebody_waits() {
+    fn fewer_blocks_than_are_worth_a_write_are_written_after_a_while_and_when_somebody_waits() {
         let scene = Scene::new(100, |_| Answer::Done);
-        scene.bring(0..2 * BLOCK_SIZE, BLOCK_SIZE).unwrap();
-        assert_eq!(scene.writer.written(), 0);
+        scene.bring(0..BLOCK_SIZE, BLOCK_SIZE).unwrap();
+        while scene.writer.written() == 0 {
+            thread::yield_now();
+        }
+        scene.bring(BLOCK_SIZE..2 * BLOCK_SIZE, BLOCK_SIZE).unwrap();
         scene.writer.drain();
         assert_eq!(scene.writer.written(), 2 * BLOCK_SIZE as u64);
         scene.bring(2 * BLOCK_SIZE..SIZE, BLOCK_SIZE).unwrap();

@@ -409,9 +409,9 @@ impl BlobWriter {
         self.write_at(end, bytes).map(|_| ())
     }
 
-    /// Whether all bytes are written, or about to be.
-    pub fn is_complete(&self) -> bool {
-        self.lock().taken.size() == self.descriptor.size
+    /// Bytes that are written or about to be, wherever.
+    pub fn taken(&self) -> u64 {
+        self.lock().taken.size()
     }
 
     /// Bytes written so far, wherever.
