@@ -197,8 +197,8 @@ pub const WARM_BLOCKS_MAX: usize = 24;
 pub const WARM_BEHIND_MAX: u64 = 8 << 20;
 
 /// Default for the smallest blob that is written past the page cache, in bytes. Smaller ones stay in it
-/// for who reads them next; of larger ones only an end would be there.
-pub const DIRECT_SIZE_MIN: u64 = 256 << 20;
+/// for who reads them next; whoever unpacks a larger one is slower than a disk that is read in order.
+pub const DIRECT_SIZE_MIN: u64 = 32 << 20;
 
 /// How many bytes of a blob are written before the kernel is told to start writing them back. Large
 /// enough for a disk to work well, small enough that the fsync at the end finds little left to do.
