@@ -301,6 +301,8 @@ mod tests {
         assert_eq!(min_speed("off"), Ok(SizeOr(None)));
         assert_eq!(min_speed("2K"), Ok(SizeOr(Some(2 << 10))));
         assert!(min_speed("0").is_err() && min_speed("none").is_err_and(|e| e.contains("off")));
+        assert_eq!(direct_io_min("never"), Ok(SizeOr(None)));
+        assert!(direct_io_min("off").is_err_and(|e| e.contains("never")));
         assert_eq!(connections("auto"), Ok(Connections(None)));
         assert_eq!(connections("16"), Ok(Connections(Some(16))));
         assert!(

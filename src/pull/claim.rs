@@ -38,7 +38,7 @@ pub(super) async fn writer_of(
         return Ok(Ok(Some(Arc::clone(writer))));
     }
     match fetch.context.store.claim(&job.descriptor, job.replaces)? {
-        Claim::Ours(writer) if writer.written() == 0 => Ok(Ok(Some(take(fetch, job, *writer)))),
+        Claim::Ours(writer) if writer.written() == 0 => Ok(Ok(Some(fetch.begin(job, *writer)))),
         Claim::Ours(writer) => {
             fetch.board().put_back(worker, piece);
             Ok(go_on(fetch, job, piece.blob, *writer).await.map(|()| None))
@@ -51,17 +51,11 @@ pub(super) async fn writer_of(
     }
 }
 
-fn take(fetch: &Fetch, job: &Job, writer: BlobWriter) -> Arc<BlobWriter> {
-    let writer = Arc::new(writer);
-    fetch.begin(job, Arc::clone(&writer));
-    writer
-}
-
 /// Has the board give out what is missing of a blob of which some is here.
 async fn go_on(fetch: &Fetch, job: &Job, blob: usize, writer: BlobWriter) -> Result<(), Error> {
     let size = job.descriptor.size;
     let here = writer.written();
-    let writer = take(fetch, job, writer);
+    let writer = fetch.begin(job, writer);
     if here > 0 {
         job.progress.resuming(here);
         let bytes = format::progress_bytes(here, size);
@@ -117,10 +111,7 @@ async fn wait_for_another(
                 let (store, descriptor) = (store.clone(), job.descriptor.clone());
                 // Hashing a large blob must not keep the connections of this thread waiting.
                 let checked = fetch.executor.block(move || store.check(&descriptor)).await;
-                let checked = checked.map_err(|error| {
-                    let source = std::io::Error::other(error);
-                    Error::system("a thread that works on the disk died", source)
-                })?;
+                let checked = checked.map_err(|error| Error::new(fetch::died(error)))?;
                 if checked.map_err(|error| failed(fetch, job, error))? == Presence::Present {
                     job.progress.exists();
                     fetch.board().stored(blob);

@@ -66,11 +66,6 @@ impl Executor {
         }
     }
 
-    /// Whether there are threads for what waits.
-    pub(super) fn has_threads(&self) -> bool {
-        matches!(self, Executor::Threads(_))
-    }
-
     /// Runs `work`, which waits for what others do; `None` where there is no thread for that.
     pub(super) fn beside<T: Send + 'static>(
         &self,

@@ -144,20 +144,23 @@ impl Fetch {
 
     /// Gives a blob that is begun its writer; if it is large, threads write past the page cache and hash
     /// what the connections bring.
-    pub(super) fn begin(&self, job: &Job, writer: Arc<BlobWriter>) {
+    pub(super) fn begin(&self, job: &Job, writer: BlobWriter) -> Arc<BlobWriter> {
+        let writer = Arc::new(writer);
         let mut slot = lock(&job.slot);
         slot.resumed = writer.written();
         slot.writer = Some(Arc::clone(&writer));
         // As in `follow`.
-        if self.closed.load(Ordering::Relaxed) || !self.executor.has_threads() {
-            return;
-        }
-        if let Some(write_blocks) = Arc::clone(&writer).take_blocks() {
+        if !self.closed.load(Ordering::Relaxed)
+            && let Some(write_blocks) = Arc::clone(&writer).take_blocks()
+        {
             slot.direct = self.executor.beside(write_blocks);
-            if self.executor.cores() > 1 {
-                slot.follower = self.executor.beside(move || writer.follow());
-            }
         }
+        let direct = slot.direct.is_some();
+        drop(slot);
+        if direct && self.executor.cores() > 1 {
+            self.follow(job);
+        }
+        writer
     }
 
     /// Leaves the hashing of a blob to a thread of its own, while bytes of it are still missing.
@@ -472,7 +475,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     outcome
 }
 
-fn died(error: tokio::task::JoinError) -> Cause {
+pub(super) fn died(error: tokio::task::JoinError) -> Cause {
     let source = std::io::Error::other(error);
     Cause::System { what: "a thread that works on the disk died", source }
 }

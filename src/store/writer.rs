@@ -162,6 +162,13 @@ impl State {
         self.hashed == offset && self.hasher.is_some()
     }
 
+    /// Whether a block for this range need not be written at once: nothing of it is here, and it is hashed
+    /// from memory.
+    fn takes_block(&self, range: &Range<u64>) -> bool {
+        self.taken.first_gap(range.clone()).as_ref() == Some(range)
+            && (self.can_hash(range.start) || self.is_followed(range.start))
+    }
+
     /// Whether a block that belongs at `offset` is going to be hashed soon, by who has the hasher.
     fn is_followed(&self, offset: u64) -> bool {
         self.hasher.is_none()
@@ -283,10 +290,8 @@ impl BlobWriter {
         while let Some(gap) = self.first_missing(from..end) {
             let part = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
             let part = bytes.get(part(gap.start)..part(gap.end)).unwrap_or_default();
-            disk::write_all(self.partial.file(), part, gap.start).map_err(|error| {
-                let missing = self.descriptor.size.saturating_sub(self.written());
-                self.partial.failed("write", error).needing(missing)
-            })?;
+            disk::write_all(self.partial.file(), part, gap.start)
+                .map_err(|error| self.failed("write", error))?;
             from = gap.end;
             written.insert(gap);
         }
@@ -317,14 +322,11 @@ impl BlobWriter {
         let range = offset..offset.saturating_add(new);
         let block = Arc::new(block);
         let mut state = self.lock();
-        let hashes = state.can_hash(offset);
-        if range.end > self.descriptor.size
-            || state.taken.first_gap(range.clone()) != Some(range.clone())
-            || !(hashes || state.is_followed(offset))
-        {
+        if range.end > self.descriptor.size || !state.takes_block(&range) {
             drop(state);
             return self.write_at(offset, block.bytes());
         }
+        let hashes = state.can_hash(offset);
         state.taken.insert(range.clone());
         let hasher = if hashes { state.hasher.take() } else { None };
         if hasher.is_none() {
@@ -353,12 +355,9 @@ impl BlobWriter {
     /// Whether a block at `offset` would be taken now.
     pub(super) fn wants_block(&self, offset: u64) -> bool {
         let range = offset..offset.saturating_add(BLOCK_SIZE as u64);
-        if range.end > self.descriptor.size || !self.direct.is_served() {
-            return false;
-        }
-        let state = self.lock();
-        state.taken.first_gap(range.clone()) == Some(range)
-            && (state.can_hash(offset) || state.is_followed(offset))
+        range.end <= self.descriptor.size
+            && self.direct.is_served()
+            && self.lock().takes_block(&range)
     }
 
     /// Bytes that were taken are written, or are not.
@@ -645,12 +644,16 @@ impl BlobWriter {
         let lost = self.lock().lost;
         match lost {
             Some((action, errno)) => {
-                let missing = self.descriptor.size.saturating_sub(self.written());
-                let error = std::io::Error::from_raw_os_error(errno);
-                Err(self.partial.failed(action, error).needing(missing))
+                Err(self.failed(action, std::io::Error::from_raw_os_error(errno)))
             }
             None => Ok(()),
         }
+    }
+
+    /// A failed call, with how much room is missing if that is what it failed for.
+    fn failed(&self, action: &'static str, error: std::io::Error) -> StoreError {
+        let missing = self.descriptor.size.saturating_sub(self.written());
+        self.partial.failed(action, error).needing(missing)
     }
 
     /// Makes the blob visible, if it is what its descriptor says; otherwise it is removed.
