@@ -22,8 +22,7 @@ pub const LOW_WATER_MAX: u64 = RECV_BUFFER_SIZE as u64;
 pub const LOW_WATER_TIME: Duration = Duration::from_millis(5);
 
 /// How long a receive may hold bytes back when fewer come than they did: then the mark goes. Several times
-/// [`LOW_WATER_TIME`]. A sender may also have no room for a whole segment in a window that the bytes below
-/// the mark have all but filled (seen on loopback), and would wait as long.
+/// [`LOW_WATER_TIME`].
 pub const LOW_WATER_HOLD: Duration = Duration::from_millis(20);
 
 /// Bytes of a body after which its rate is known well enough for a mark.

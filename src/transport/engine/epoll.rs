@@ -110,8 +110,7 @@ impl Stream {
     }
 
     pub(super) fn set_low_water(&self, bytes: usize) -> io::Result<()> {
-        super::low_water::set(&self.stream, bytes)?;
-        self.low_water.set(bytes);
+        self.low_water.set(super::low_water::set(&self.stream, bytes)?);
         Ok(())
     }
 

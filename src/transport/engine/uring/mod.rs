@@ -511,8 +511,7 @@ impl Stream {
     }
 
     pub(super) fn set_low_water(&self, bytes: usize) -> io::Result<()> {
-        super::low_water::set(&self.file.socket, bytes)?;
-        self.file.low_water.set(bytes);
+        self.file.low_water.set(super::low_water::set(&self.file.socket, bytes)?);
         Ok(())
     }
 
