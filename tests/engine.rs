@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ringpull::limits::LOW_WATER_HOLD;
 use ringpull::transport::engine::uring;
 use ringpull::transport::{
     Buffer, Connection, Connector, Deadline, Engine, EngineKind, Error, Fill, Phase, Socket,
@@ -57,6 +58,7 @@ contract! {
     a_receive_waits_for_the_mark,
     the_end_is_not_held_back_by_a_mark,
     bytes_below_the_mark_at_the_deadline_are_progress,
+    a_sender_without_room_ends_the_wait_for_the_mark,
     a_thousand_connections_wait_at_once,
     an_engine_that_ends_with_operations_in_flight_leaves_nothing,
     descriptors_and_memory_come_back,
@@ -386,7 +388,10 @@ fn bytes_below_the_mark_at_the_deadline_are_progress(engine: &Engine) {
         let (mut peer, _) = listener.accept().unwrap();
         connection.set_low_water(1_000);
         peer.write_all(b"some").unwrap();
-        assert_eq!(connection.fill(body(SHORT)).await.unwrap(), Fill::Bytes);
+        // They are held back for a moment, not until the deadline.
+        let start = Instant::now();
+        assert_eq!(connection.fill(body(LONG)).await.unwrap(), Fill::Bytes);
+        assert!(start.elapsed() < LOW_WATER_HOLD + slack());
         assert_eq!(connection.received(), b"some");
         assert!(connection.low_water() == 1 || is_before(5, 19), "the mark goes");
         // Without any byte it is a stall as ever.
@@ -395,6 +400,35 @@ fn bytes_below_the_mark_at_the_deadline_are_progress(engine: &Engine) {
         let result = connection.fill(body(SHORT)).await;
         assert!(matches!(result, Err(Error::Expired { .. })), "{result:?}");
         assert!(start.elapsed() >= SHORT && start.elapsed() < SHORT + slack());
+    });
+}
+
+/// A window as large as the mark is all but full below it, for a sender of whole segments: the kernel
+/// then calls the socket readable (since 5.12).
+fn a_sender_without_room_ends_the_wait_for_the_mark(engine: &Engine) {
+    const MARK: usize = 64 << 10;
+    const SIZE: usize = 8 << 20;
+    if is_before(5, 12) {
+        return;
+    }
+    engine.run(async {
+        for _ in 0..8 {
+            let (socket, mut peer) = connected(engine).await;
+            let sender = std::thread::spawn(move || peer.write_all(&vec![7; SIZE]));
+            socket.set_low_water(MARK).unwrap();
+            let mut buffer = Buffer::new(MARK);
+            let mut left = SIZE;
+            while left > 0 {
+                if left < MARK {
+                    socket.set_low_water(1).unwrap();
+                }
+                let received;
+                (received, buffer) = socket.recv(buffer, body(LONG)).await;
+                left -= received.unwrap();
+                buffer.consume(MARK);
+            }
+            sender.join().unwrap().unwrap();
+        }
     });
 }
 

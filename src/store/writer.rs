@@ -850,6 +850,25 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_that_is_whole_is_synced_by_its_commit_alone() {
+        let (_guard, unclaimed, bytes) = writer();
+        let descriptor = unclaimed.descriptor();
+        let Claim::Ours(writer) = unclaimed.store.claim(descriptor, false).unwrap() else {
+            panic!("nobody else wants it");
+        };
+        let (most, rest) = bytes.split_at(bytes.len() - 1);
+        writer.write(most).unwrap();
+        {
+            let mut state = writer.lock();
+            state.unsynced.insert(0..JOURNAL_SYNC_MIN);
+            state.synced_at = state.synced_at.checked_sub(2 * JOURNAL_SYNC_INTERVAL).unwrap();
+        }
+        assert!(writer.wants_sync());
+        writer.write(rest).unwrap();
+        assert!(!writer.wants_sync());
+    }
+
+    #[test]
     fn who_follows_waits_for_a_writer_that_hashes() {
         let (_guard, writer, bytes) = writer();
         let hasher = writer.lock().hasher.take();

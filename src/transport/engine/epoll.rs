@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -79,8 +80,12 @@ impl Stream {
         // Makes tokio forget, unless an event has come since it looked. The end of the stream is
         // never forgotten, so it is not waited for in vain.
         let _ = self.stream.try_io(Interest::READABLE, || {
-            let reached = self.waiting()? >= self.low_water.get() as u64;
-            if reached { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            // The kernel's word, not a count: it also ends the wait where the sender has no room left.
+            let mut sockets = [PollFd::new(&self.stream, PollFlags::IN)];
+            match poll(&mut sockets, Some(&Timespec::default()))? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
         });
         self.stream.readable().await
     }
@@ -110,7 +115,8 @@ impl Stream {
     }
 
     pub(super) fn set_low_water(&self, bytes: usize) -> io::Result<()> {
-        self.low_water.set(super::low_water::set(&self.stream, bytes)?);
+        super::low_water::set(&self.stream, bytes)?;
+        self.low_water.set(bytes);
         Ok(())
     }
 

@@ -511,7 +511,8 @@ impl Stream {
     }
 
     pub(super) fn set_low_water(&self, bytes: usize) -> io::Result<()> {
-        self.file.low_water.set(super::low_water::set(&self.file.socket, bytes)?);
+        super::low_water::set(&self.file.socket, bytes)?;
+        self.file.low_water.set(bytes);
         Ok(())
     }
 
