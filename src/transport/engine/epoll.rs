@@ -71,8 +71,8 @@ impl Stream {
         (received, buffer)
     }
 
-    /// Waits until as many bytes are there as the mark says. A read itself returns what there is;
-    /// only readiness minds the mark, and tokio remembers it from before.
+    /// Waits until the kernel finds that the mark is reached. A read itself returns what there is; only
+    /// readiness minds the mark, and tokio remembers it from before.
     async fn wait_for_the_mark(&self) -> io::Result<()> {
         if self.low_water.get() <= 1 {
             return Ok(());
