@@ -54,6 +54,7 @@ use support::process::{Outcome, ringpull, ringpull_under, run};
 use support::ringpull::engines;
 use support::tools::{text, tool_or_skip};
 use tempfile::TempDir;
+use trace::{Call, Event};
 
 /// One connection and one blob at a time, so that a pull does the same each time.
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -78,6 +79,18 @@ const WRITE_SIZE_MAX: &str = "8388608";
 // --- the sweeps ----------------------------------------------------------------------------------
 
 /// Each pull on one engine or the other, and some that were killed before.
+#[test]
+fn a_directory_may_be_opened_before_who_made_it_returns() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let flags = "O_RDONLY|O_DIRECTORY".to_owned();
+    let made = Call::MakeDirectory { at: None, path: path("blobs") };
+    let opened = Call::Open { at: None, path: path("blobs"), flags, fd: 5 };
+    let events =
+        [Event { began: 2, done: 3, call: opened }, Event { began: 1, done: 4, call: made }];
+    Disk::with(root.path()).replay(&events);
+}
+
 #[test]
 fn a_power_cut_at_some_boundaries_does_no_harm() {
     let take_turns = |nth: usize, engine: &str| engines()[nth % engines().len()] == engine;

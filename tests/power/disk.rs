@@ -264,9 +264,15 @@ impl Disk {
     pub fn replay(&mut self, events: &[Event]) {
         let base = self.now + 1;
         self.open.clear();
+        // Another thread may be seen to have opened a directory before who made it is seen to return.
+        let mut events: Vec<&Event> = events.iter().collect();
+        events.sort_by_key(|event| match event.call {
+            Call::MakeDirectory { .. } => event.began,
+            _ => event.done,
+        });
         for event in events {
             self.apply(base + event.began, base + event.done, &event.call);
-            self.now = base + event.done;
+            self.now = self.now.max(base + event.done);
         }
         self.open.clear();
         self.now += 1;
