@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::limits::{
     CREDENTIAL_FILE_SIZE_MAX, JOBS, MAX_WAIT, MEMORY, MIN_SPEED, PIECE_FIRST, PIECE_SIZE_MIN,
     RETRIES,
 };
-use crate::origin::Scheme;
+use crate::origin::{Origin, Scheme};
 use crate::registry::CredentialFile;
 use crate::registry::credential::{Candidate, CredentialError, Places, candidates};
 use crate::store::{self, Destination};
@@ -73,6 +74,9 @@ pub struct NetworkConfig {
     pub plain_http: Option<bool>,
     /// Whom to trust.
     pub tls: TlsOptions,
+    /// Whether certificates were named for this very pull (`--ca-file`), so that it means https also
+    /// on loopback. `RINGPULL_CA_FILE` is for all pulls of a machine and means no such thing.
+    pub ca_files_mean_https: bool,
     /// The files that may hold credentials for the registry; the first that knows it decides.
     pub credentials: Vec<CredentialFile>,
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
@@ -111,6 +115,7 @@ impl Default for NetworkConfig {
             min_speed: Some(MIN_SPEED),
             plain_http: None,
             tls: TlsOptions::default(),
+            ca_files_mean_https: false,
             credentials: Vec::new(),
             trusted_realms: Vec::new(),
             pieces: Pieces::default(),
@@ -122,7 +127,7 @@ impl NetworkConfig {
     /// The scheme that the user wants for this registry; `None` leaves it to the default, which is
     /// http for loopback and https for all others.
     ///
-    /// Who names certificates (`--ca-file`, `--insecure` for this host) means https on loopback too.
+    /// `--ca-file`, and `--insecure` for this host, mean https on loopback too.
     pub fn scheme_for(&self, reference: &Reference) -> Option<Scheme> {
         let host = reference.registry().to_ascii_lowercase();
         let named = |insecure: &String| {
@@ -133,7 +138,7 @@ impl NetworkConfig {
         match self.plain_http {
             Some(true) => Some(Scheme::Http),
             Some(false) => Some(Scheme::Https),
-            None if !self.tls.ca_files.is_empty() => Some(Scheme::Https),
+            None if self.ca_files_mean_https => Some(Scheme::Https),
             None if self.tls.insecure_hosts.iter().any(named) => Some(Scheme::Https),
             None => None,
         }
@@ -154,17 +159,31 @@ pub enum ConfigError {
     /// A file of credentials is malformed.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// The same, of a file that a variable names.
+    #[error("{variable}: {source}")]
+    Named {
+        /// The variable.
+        variable: &'static str,
+        /// What is wrong with the file.
+        source: Box<ConfigError>,
+    },
 }
 
+/// The variable by which tools of the containers project are told of a file with credentials.
+const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+
 /// Reads the files that may hold credentials: `authfile` if it is given, else those that other tools
-/// write, as far as they are there.
+/// write. Beside them, a warning for each of those that is there and cannot be used: it costs the
+/// credentials in it, and a public image needs none.
 ///
 /// # Errors
-/// A file named by the user must be there; and no file that is there may be malformed.
-pub fn read_credentials(authfile: Option<&Path>) -> Result<Vec<CredentialFile>, ConfigError> {
+/// A file that the user named (`--authfile`, `REGISTRY_AUTH_FILE`) must be there, and not malformed.
+pub fn read_credentials(
+    authfile: Option<&Path>,
+) -> Result<(Vec<CredentialFile>, Vec<String>), ConfigError> {
     let path_of = |name| std::env::var_os(name).map(PathBuf::from);
     let (registry_auth_file, docker_config) =
-        (path_of("REGISTRY_AUTH_FILE"), path_of("DOCKER_CONFIG"));
+        (path_of(REGISTRY_AUTH_FILE), path_of("DOCKER_CONFIG"));
     let (runtime_dir, home) = (path_of("XDG_RUNTIME_DIR"), std::env::home_dir());
     let places = Places {
         authfile,
@@ -173,15 +192,43 @@ pub fn read_credentials(authfile: Option<&Path>) -> Result<Vec<CredentialFile>, 
         runtime_dir: runtime_dir.as_deref(),
         home: home.as_deref(),
     };
-    let mut files = Vec::new();
+    let (mut files, mut warnings) = (Vec::new(), Vec::new());
     for Candidate { path, required } in candidates(&places) {
-        match read_at_most(&path, CREDENTIAL_FILE_SIZE_MAX) {
-            Ok(bytes) => files.push(CredentialFile::parse(&path.to_string_lossy(), &bytes)?),
-            Err(error) if !required && error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ConfigError::File { path, source }),
+        match read_credential_file(&path, required) {
+            Ok(Some(file)) => files.push(file),
+            Ok(None) => {}
+            Err(source) if required && authfile.is_none() => {
+                let source = Box::new(source);
+                return Err(ConfigError::Named { variable: REGISTRY_AUTH_FILE, source });
+            }
+            Err(error) if required => return Err(error),
+            Err(error) => {
+                warnings.push(format!("{error}; the pull goes on without credentials from there"));
+            }
         }
     }
-    Ok(files)
+    Ok((files, warnings))
+}
+
+/// A file of credentials; `None` if it need not be there, and is not.
+fn read_credential_file(
+    path: &Path,
+    required: bool,
+) -> Result<Option<CredentialFile>, ConfigError> {
+    let failed = |source| ConfigError::File { path: path.to_path_buf(), source };
+    // A pipe that the user names is read until its end (`--authfile <(pass ...)`). One that nobody
+    // named might have no writer, and would be waited for without end.
+    let read = || match required {
+        false if !std::fs::metadata(path)?.is_file() => {
+            Err(io::Error::other("it is not a regular file"))
+        }
+        _ => read_at_most(path, CREDENTIAL_FILE_SIZE_MAX),
+    };
+    match read() {
+        Ok(bytes) => Ok(Some(CredentialFile::parse(&path.to_string_lossy(), &bytes)?)),
+        Err(error) if !required && error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed(source)),
+    }
 }
 
 /// A file's bytes, up to one more than `size_max`: whoever reads them tells that they are too many.
@@ -191,9 +238,141 @@ fn read_at_most(path: &Path, size_max: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The variable that names a proxy for connections to `host`, if one is set; each wants the bytes of
+/// its `environment` by name.
+///
+/// As curl and Go's `net/http` look for it: the variable of the scheme before that for all, lower
+/// case first; never for this machine, nor for hosts that `NO_PROXY` covers.
+pub fn proxy_variable(
+    environment: impl Fn(&str) -> Option<String>,
+    origin: &Origin,
+) -> Option<&'static str> {
+    let set = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
+    let names = match origin.scheme() {
+        Scheme::Https => ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        Scheme::Http => ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
+    };
+    let variable = names.into_iter().find(|name| set(name).is_some())?;
+    let exceptions = set("no_proxy").or_else(|| set("NO_PROXY")).unwrap_or_default();
+    let excepted = exceptions
+        .split([',', ' ', '\t'])
+        .filter(|exception| !exception.is_empty())
+        .any(|exception| covers(exception, origin));
+    (!origin.is_loopback() && !excepted).then_some(variable)
+}
+
+/// Whether an entry of `NO_PROXY` covers an origin: `*`, a name with all names below it (with or
+/// without a dot or `*.` before it), an address, or a network such as `10.0.0.0/8`; each but the last
+/// also with a port.
+fn covers(exception: &str, origin: &Origin) -> bool {
+    let exception = exception.to_ascii_lowercase();
+    if exception == "*" {
+        return true;
+    }
+    if let Some(address) = origin.ip()
+        && let Some((network, bits)) = exception.split_once('/')
+    {
+        let bits = bits.parse().ok();
+        return network.parse().is_ok_and(|network| {
+            bits.is_some_and(|bits| is_in_network(address.to_canonical(), network, bits))
+        });
+    }
+    let port = format!(":{}", origin.port());
+    let exception = exception.strip_suffix(&port).unwrap_or(&exception);
+    let exception = exception.trim_start_matches('[').trim_end_matches(']');
+    if let Some(address) = origin.ip() {
+        return exception.parse() == Ok(address);
+    }
+    let name = exception.trim_start_matches('*').trim_start_matches('.').trim_end_matches('.');
+    let host = origin.host().trim_end_matches('.');
+    !name.is_empty()
+        && host.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether the first `bits` bits of two addresses of one family are the same.
+fn is_in_network(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    let (one, other, length) = match (address, network) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            (u128::from(one.to_bits()), u128::from(other.to_bits()), u32::BITS)
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits(), other.to_bits(), u128::BITS),
+        _ => return false,
+    };
+    let rest = length.checked_sub(bits);
+    rest.is_some_and(|rest| (one ^ other).checked_shr(rest).unwrap_or(0) == 0)
+}
+
 impl ConfigError {
     /// Always [`Class::Usage`].
     pub fn class(&self) -> Class {
         Class::Usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_seen_unless_the_host_is_excepted() {
+        let https = |host| Origin::new(Scheme::Https, host, 443).unwrap();
+        let http = |host| Origin::new(Scheme::Http, host, 5000).unwrap();
+        type Variables<'a> = &'a [(&'a str, &'a str)];
+        let rows: [(Origin, Variables<'_>, Option<&str>); 31] = [
+            (https("ghcr.io"), &[], None),
+            (https("ghcr.io"), &[("https_proxy", "")], None),
+            (https("ghcr.io"), &[("https_proxy", "http://p:1")], Some("https_proxy")),
+            (https("ghcr.io"), &[("HTTPS_PROXY", "p")], Some("HTTPS_PROXY")),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("ALL_PROXY", "p")], Some("https_proxy")),
+            (https("ghcr.io"), &[("ALL_PROXY", "socks5://p")], Some("ALL_PROXY")),
+            (https("ghcr.io"), &[("HTTP_PROXY", "p")], None),
+            (http("ghcr.io"), &[("HTTP_PROXY", "p")], Some("HTTP_PROXY")),
+            (http("ghcr.io"), &[("https_proxy", "p")], None),
+            (http("localhost"), &[("http_proxy", "p")], None),
+            (http("127.0.0.1"), &[("http_proxy", "p")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("NO_PROXY", "*")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("NO_PROXY", "a,ghcr.io")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", "a GHCR.IO")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", ".io")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", "*.io")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", "ghcr.io:443")], None),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", "r.io")], Some("https_proxy")),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", "a.b")], Some("https_proxy")),
+            (
+                https("ghcr.io"),
+                &[("https_proxy", "p"), ("no_proxy", "ghcr.io:1")],
+                Some("https_proxy"),
+            ),
+            (https("ghcr.io"), &[("https_proxy", "p"), ("no_proxy", " ,.")], Some("https_proxy")),
+            (
+                https("ghcr.io"),
+                &[("https_proxy", "p"), ("no_proxy", "10.0.0.0/8")],
+                Some("https_proxy"),
+            ),
+            (https("10.1.2.3"), &[("https_proxy", "p"), ("no_proxy", "10.0.0.0/8")], None),
+            (https("10.1.2.3"), &[("https_proxy", "p"), ("no_proxy", "10.1.2.2/31")], None),
+            (
+                https("10.1.2.3"),
+                &[("https_proxy", "p"), ("no_proxy", "10.1.2.0/31")],
+                Some("https_proxy"),
+            ),
+            (https("10.1.2.3"), &[("https_proxy", "p"), ("no_proxy", "0.0.0.0/0")], None),
+            (
+                https("10.1.2.3"),
+                &[("https_proxy", "p"), ("no_proxy", "10.0.0.0/40")],
+                Some("https_proxy"),
+            ),
+            (https("10.1.2.3"), &[("https_proxy", "p"), ("no_proxy", "::/0")], Some("https_proxy")),
+            (https("10.1.2.3"), &[("https_proxy", "p"), ("no_proxy", "10.1.2.3")], None),
+            (https("fd00::1"), &[("https_proxy", "p"), ("no_proxy", "[fd00::1]:443")], None),
+            (https("fd00::1"), &[("https_proxy", "p"), ("no_proxy", "fd00::/8")], None),
+        ];
+        for (origin, variables, expected) in rows {
+            let environment = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(proxy_variable(environment, &origin), expected, "{origin} {variables:?}");
+        }
     }
 }

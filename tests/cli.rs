@@ -210,7 +210,277 @@ fn bad_files_are_named_with_the_way_out() {
     }
 }
 
+/// A credentials file that nobody named, and that cannot be used.
+struct Unusable {
+    what: &'static str,
+    /// How ringpull comes upon it.
+    variable: (&'static str, String),
+    /// What the warning says.
+    texts: Vec<String>,
+}
+
+fn unusable_files(directory: &Path) -> Vec<Unusable> {
+    let home = |name: &str, make: &dyn Fn(&Path)| {
+        let docker = directory.join(name).join(".docker");
+        std::fs::create_dir_all(&docker).unwrap();
+        make(&docker.join("config.json"));
+        ("HOME", text(&directory.join(name)).to_owned())
+    };
+    let write = |content: &'static str| move |path: &Path| std::fs::write(path, content).unwrap();
+    let fifo = |path: &Path| {
+        let path = std::ffi::CString::new(text(path)).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &*path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+    };
+    let named = |name: &str| format!("{name}/.docker/config.json");
+    let file = text(&directory.join("file")).to_owned();
+    std::fs::write(&file, "{}").unwrap();
+    let runtime = text(&directory.join("runtime")).to_owned();
+    std::fs::create_dir_all(format!("{runtime}/containers")).unwrap();
+    std::fs::write(format!("{runtime}/containers/auth.json"), "[]").unwrap();
+    let row = |what, variable, texts: &[&str]| {
+        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+        Unusable { what, variable, texts }
+    };
+    let plain = "not a regular file";
+    let of_file = format!("{file}/config.json");
+    vec![
+        row("empty", home("empty", &write("")), &[&named("empty"), "line 1"]),
+        row("not JSON", home("text", &write("canary")), &[&named("text"), "line 1"]),
+        row(
+            "a directory",
+            home("directory", &|path| std::fs::create_dir(path).unwrap()),
+            &[&named("directory"), plain],
+        ),
+        // Nobody ever writes to it: a pull that opens it waits without end.
+        row("a pipe", home("pipe", &fifo), &[&named("pipe"), plain]),
+        row(
+            "no directory",
+            ("HOME", "/dev/null".to_owned()),
+            &["/dev/null/.docker/config.json: Not a directory"],
+        ),
+        row("DOCKER_CONFIG is the file", ("DOCKER_CONFIG", file), &[&of_file]),
+        row(
+            "of containers",
+            ("XDG_RUNTIME_DIR", runtime),
+            &["runtime/containers/auth.json is not the JSON expected"],
+        ),
+    ]
+}
+
+#[test]
+fn a_credentials_file_that_nobody_named_and_cannot_be_used_is_a_warning() {
+    let directory = TempDir::new().unwrap();
+    for engine in engines() {
+        for Unusable { what, variable: (name, value), texts } in unusable_files(directory.path()) {
+            let world = World::new(Options::default());
+            let outcome = world.pull(&["-q", "--engine", engine], &[(name, &value)]);
+            outcome.expect_success();
+            assert!(!outcome.all.contains("canary"), "{what}: {}", outcome.all);
+            let [warning] = outcome.stderr.lines().collect::<Vec<_>>()[..] else {
+                panic!("{what}: {}", outcome.all)
+            };
+            assert!(warning.starts_with("ringpull: warning: "), "{what}: {warning}");
+            assert!(warning.contains("goes on without credentials"), "{what}: {warning}");
+            for text in texts {
+                assert!(warning.contains(&text), "{what}: `{text}` is not in: {warning}");
+            }
+        }
+        // Made anew for the next engine.
+        std::fs::remove_file(directory.path().join("pipe/.docker/config.json")).unwrap();
+        std::fs::remove_dir(directory.path().join("directory/.docker/config.json")).unwrap();
+    }
+}
+
+/// As under `sudo -u`, or in a container that keeps the HOME of its image's user.
+#[test]
+fn the_home_of_another_user_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let world = World::new(Options::default());
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(world.directory.path(), 0o777);
+    let home = world.path("home");
+    std::fs::create_dir_all(home.join(".docker")).unwrap();
+    std::fs::write(home.join(".docker/config.json"), "{}").unwrap();
+    open(&home, 0o700);
+    let binary = world.path("ringpull");
+    std::fs::copy(support::ringpull::BINARY, &binary).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary);
+    command.args(["pull", &world.registry.reference("demo", "latest")]);
+    command.arg(world.layout().reference("latest"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &home);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let outcome = run(command);
+    outcome.expect_success();
+    let warning = "home/.docker/config.json: Permission denied";
+    assert!(outcome.stderr.contains(warning), "{}", outcome.all);
+}
+
+#[test]
+fn a_credentials_file_with_a_byte_order_mark_is_read() {
+    let options =
+        Options { auth: Some(Auth::Basic(Credentials::new(USER, PASSWORD))), ..Options::default() };
+    let world = World::new(options);
+    let authfile = world.path("auth.json");
+    write_authfile(&authfile, &world.registry.address().to_string(), USER, PASSWORD);
+    let content = std::fs::read_to_string(&authfile).unwrap();
+    std::fs::write(&authfile, format!("\u{feff}{content}")).unwrap();
+    world.pull(&["--authfile", text(&authfile)], &[]).expect_success();
+}
+
 // --- flags and their twins -----------------------------------------------------------------------
+
+/// All variables of options, as the help names them.
+fn variables() -> Vec<String> {
+    let mut names = Vec::new();
+    for command in ["pull", "gc", "images", "demo"] {
+        let help = run(ringpull(&[command, "--help"])).stdout;
+        let found = help.match_indices("[env: RINGPULL_").map(|(at, _)| {
+            help[at + "[env: ".len()..].chars().take_while(|&c| c == '_' || c.is_alphanumeric())
+        });
+        names.extend(found.map(String::from_iter));
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn a_variable_that_is_empty_is_as_if_unset() {
+    let world = World::new(Options::default());
+    let names = variables();
+    assert!(names.len() > 25, "{names:?}");
+    let others = ["DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "https_proxy"];
+    let empty: Vec<(&str, &str)> =
+        names.iter().map(String::as_str).chain(others).map(|name| (name, "")).collect();
+    let set = |command: &mut std::process::Command| {
+        command.envs(empty.iter().copied());
+    };
+    for arguments in [&["images"][..], &["gc"]] {
+        let mut command = ringpull(arguments);
+        set(&mut command);
+        run(command).expect_success();
+    }
+    // With retries as they are by default.
+    let reference = world.registry.reference("demo", "latest");
+    let mut command = ringpull(&["pull", &reference, &world.layout().reference("latest")]);
+    set(&mut command);
+    let outcome = run(command);
+    outcome.expect_success();
+    assert!(!outcome.stderr.contains("warning"), "{}", outcome.all);
+    assert!(outcome.stderr.contains("Pulling from"), "{}", outcome.all);
+}
+
+#[test]
+fn an_error_about_a_value_from_the_environment_names_the_variable() {
+    let arguments = ["127.0.0.1:1/a", "oci:/nonexistent/x"];
+    for (variable, value) in [
+        ("RINGPULL_RECV_TIMEOUT", "x"),
+        ("RINGPULL_LOCK_TIMEOUT", "x"),
+        ("RINGPULL_JOBS", "0"),
+        ("RINGPULL_CONNECTIONS", "0"),
+        ("RINGPULL_MEMORY", "x"),
+        ("RINGPULL_ENGINE", "kqueue"),
+        ("RINGPULL_PLATFORM", "linux"),
+        ("RINGPULL_QUIET", "perhaps"),
+        ("RINGPULL_PLAIN_HTTP", "perhaps"),
+        ("RINGPULL_CA_FILE", "/nonexistent/ca.pem"),
+        ("RINGPULL_AUTHFILE", "/nonexistent/auth.json"),
+        ("REGISTRY_AUTH_FILE", "/nonexistent/auth.json"),
+    ] {
+        let outcome = pull(&arguments, &[(variable, value)]);
+        outcome.expect_failure(2, "usage", value);
+        let last = outcome.last_line();
+        assert!(last.starts_with(&format!("ringpull: error[usage]: {variable}: ")), "{last}");
+    }
+    // A value that was typed is blamed itself, though there is a variable.
+    for (flag, typed, variable, set) in [
+        ("--jobs", "0", "RINGPULL_JOBS", "4"),
+        ("--jobs", "0", "RINGPULL_JOBS", "0"),
+        ("--platform", "linux", "RINGPULL_PLATFORM", "linux"),
+        ("--authfile", "/nonexistent/a.json", "REGISTRY_AUTH_FILE", "/nonexistent/a.json"),
+    ] {
+        let outcome = pull(&[&[flag, typed], &arguments[..]].concat(), &[(variable, set)]);
+        outcome.expect_failure(2, "usage", typed);
+        assert!(!outcome.last_line().contains(variable), "{}", outcome.all);
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_option_is_warned_about() {
+    let world = World::new(Options::default());
+    for (name, nearest) in [
+        ("RINGPULL_RETRYS", "RINGPULL_RETRIES"),
+        ("RINGPULL_CONNECTION", "RINGPULL_CONNECTIONS"),
+        ("RINGPULL_RECV_TIMOUT", "RINGPULL_RECV_TIMEOUT"),
+    ] {
+        let outcome = world.pull(&["-q"], &[(name, "1")]);
+        outcome.expect_success();
+        let expected = format!(
+            "ringpull: warning: the variable {name} is no option of ringpull and has no effect; did \
+             you mean {nearest}?\n"
+        );
+        assert_eq!(outcome.stderr, expected);
+    }
+    // Another command's, and what the tests of engines use.
+    let known = [("RINGPULL_PARTIALS", "1"), ("RINGPULL_DENY", "")];
+    assert_eq!(world.pull(&["-q"], &known).stderr, "");
+}
+
+#[test]
+fn a_ca_file_in_the_environment_leaves_loopback_registries_plain() {
+    let world = World::new(Options::default());
+    let pem = rcgen::generate_simple_self_signed(["registry.test".to_owned()]).unwrap().cert.pem();
+    let path = world.path("ca.pem");
+    std::fs::write(&path, pem).unwrap();
+    for engine in engines() {
+        let flags = ["--engine", engine, "-v"];
+        world.pull(&flags, &[("RINGPULL_CA_FILE", text(&path))]).expect_success();
+        let typed = world.pull(&[&flags[..], &["--ca-file", text(&path)]].concat(), &[]);
+        assert_eq!(typed.code, 5, "typed, it means https: {}", typed.all);
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_used_is_warned_about() {
+    // Nothing listens there, and the name leads nowhere: the warning comes before any wait.
+    let at_name = |environment: Environment<'_>| {
+        let outcome = pull(&["-q", "registry.invalid:1/a", "oci:/nonexistent/x"], environment);
+        assert_ne!(outcome.code, 0, "{}", outcome.all);
+        assert!(!outcome.stderr.contains("canary"), "{}", outcome.all);
+        outcome.stderr
+    };
+    let proxy = "http://user:canary@proxy.invalid:3128";
+    for variable in ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+        let said = at_name(&[(variable, proxy)]);
+        let expected = format!(
+            "ringpull: warning: {variable} names a proxy, and ringpull cannot use proxies yet: \
+             registry.invalid:1 is asked directly"
+        );
+        assert!(said.starts_with(&expected), "{said}");
+    }
+    for except in [("NO_PROXY", "registry.invalid"), ("no_proxy", "*")] {
+        let said = at_name(&[("HTTPS_PROXY", proxy), except]);
+        assert!(!said.contains("proxy"), "{said}");
+    }
+    let world = World::new(Options::default());
+    let outcome = world.pull(&["-q"], &[("http_proxy", proxy), ("ALL_PROXY", proxy)]);
+    outcome.expect_success();
+    assert_eq!(outcome.stderr, "", "this machine is never behind a proxy");
+}
 
 #[test]
 fn what_is_typed_must_not_contradict_itself() {

@@ -48,6 +48,7 @@ impl DemoArgs {
     /// The same without what is overruled.
     pub(super) fn settled(mut self, matches: &ArgMatches) -> Result<DemoArgs, Failure> {
         self.report = self.report.settled(matches)?;
+        self.network = self.network.settled(matches);
         Ok(self)
     }
 }

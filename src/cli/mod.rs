@@ -4,6 +4,7 @@
 //! option has a twin in the environment, `RINGPULL_` and its name.
 
 mod demo;
+mod environment;
 mod gc;
 mod images;
 mod network;
@@ -43,7 +44,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    match parse().and_then(|(cli, matches)| dispatch(cli.command, &matches)) {
+    match parse().and_then(|(cli, matches)| run_parsed(cli.command, &matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { class, exit_code, text }) => {
             Reporter::new(Verbosity::Quiet, Style::Lines).error(class, &text);
@@ -57,7 +58,8 @@ pub fn run() -> ExitCode {
 /// # Errors
 /// What clap does not understand. Its advice has been printed by then: the error is for the last line.
 fn parse() -> Result<(Cli, ArgMatches), Failure> {
-    let parsed = Cli::command().try_get_matches();
+    let command = environment::without_empty(Cli::command());
+    let parsed = command.clone().try_get_matches();
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|error| {
         if !error.use_stderr() {
@@ -73,7 +75,31 @@ fn parse() -> Result<(Cli, ArgMatches), Failure> {
         // A stderr that is closed is no reason to fail otherwise.
         let _ = writeln!(std::io::stderr(), "{}\n", advice.trim_end());
         let lines: Vec<&str> = what.lines().map(str::trim).collect();
-        Failure::usage(lines.join(" "))
+        let what = lines.join(" ");
+        Failure::usage(match environment::source_of(&error, command) {
+            Some(variable) => format!("{variable}: {what}"),
+            None => what,
+        })
+    })
+}
+
+/// Runs a command, after a warning of each variable that looks like an option's and is none.
+///
+/// # Errors
+/// The command's. An error about a value that stands in the environment names the variable.
+fn run_parsed(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
+    let reporter = Reporter::new(Verbosity::Normal, Style::Lines);
+    for warning in environment::unknown(&Cli::command()) {
+        reporter.warn(&warning);
+    }
+    dispatch(command, matches).map_err(|mut failure| {
+        let text = &failure.text;
+        if failure.class == Class::Usage
+            && let Some(variable) = environment::variable_in(text, &Cli::command(), matches)
+        {
+            failure.text = format!("{variable}: {text}");
+        }
+        failure
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 
 use super::{Failure, overruled};
@@ -105,7 +106,8 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "SIZE|off", value_parser = min_speed, default_value = shown_size(MIN_SPEED), env = "RINGPULL_MIN_SPEED")]
     min_speed: SizeOr,
     /// Speak plain http to the registry of the reference. The default is https, but http for
-    /// loopback ones unless --ca-file or --insecure is given; --plain-http=false is https always
+    /// loopback ones unless --ca-file or --insecure is given (RINGPULL_CA_FILE does not count);
+    /// --plain-http=false is https always
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), env = "RINGPULL_PLAIN_HTTP")]
     plain_http: Option<bool>,
     /// Do not verify the certificate of this host; may be repeated
@@ -120,9 +122,18 @@ pub(super) struct NetworkArgs {
     /// Send the registry's credentials to the token service at this host, too; may be repeated
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "RINGPULL_TRUST_TOKEN_SERVICE")]
     trust_token_service: Vec<String>,
+    /// Whether `--ca-file` was typed, rather than set in the environment.
+    #[arg(skip)]
+    ca_file_is_typed: bool,
 }
 
 impl NetworkArgs {
+    /// The same, knowing what was typed.
+    pub(super) fn settled(mut self, matches: &ArgMatches) -> NetworkArgs {
+        self.ca_file_is_typed = matches.value_source("ca_file") == Some(ValueSource::CommandLine);
+        self
+    }
+
     pub(super) fn config(self, reporter: &Reporter) -> Result<NetworkConfig, Failure> {
         let insecure_hosts = self.insecure.iter().map(|host| bare_host(host)).collect::<Vec<_>>();
         for host in &insecure_hosts {
@@ -130,6 +141,11 @@ impl NetworkArgs {
                 "the certificate of {host} is not verified (--insecure): anyone on the way can read \
                  credentials sent to it, and answer in its name"
             ));
+        }
+        let read = read_credentials(self.authfile.as_deref());
+        let (credentials, warnings) = read.map_err(Failure::usage)?;
+        for warning in warnings {
+            reporter.warn(&warning);
         }
         Ok(NetworkConfig {
             engine: match self.engine {
@@ -153,7 +169,8 @@ impl NetworkArgs {
             min_speed: self.min_speed.0,
             plain_http: self.plain_http,
             tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
-            credentials: read_credentials(self.authfile.as_deref()).map_err(Failure::usage)?,
+            ca_files_mean_https: self.ca_file_is_typed,
+            credentials,
             trusted_realms: self.trust_token_service,
             ..NetworkConfig::default()
         })

@@ -8,11 +8,12 @@ use clap::{ArgMatches, Args};
 
 use super::network::{NetworkArgs, ReportArgs, SizeOr, direct_io_min, shown, shown_size, timeout};
 use super::{Failure, overruled, print};
-use crate::config::{Platforms, PullConfig};
+use crate::config::{Platforms, PullConfig, proxy_variable};
 use crate::image::{Platform, Reference};
 use crate::limits::{DIRECT_SIZE_MIN, LOCK_TIMEOUT};
 use crate::pull::pull;
-use crate::report::Verbosity;
+use crate::registry::{Endpoint, EndpointOptions};
+use crate::report::{Reporter, Verbosity};
 use crate::store::{self, Destination};
 
 /// Pull an image into the store, or into an OCI image layout
@@ -55,6 +56,7 @@ impl PullArgs {
     /// The same without what is overruled.
     pub(super) fn settled(mut self, matches: &ArgMatches) -> Result<PullArgs, Failure> {
         self.report = self.report.settled(matches)?;
+        self.network = self.network.settled(matches);
         if self.platform.is_some() && self.all_platforms {
             match overruled(matches, "platform", "all_platforms")? {
                 "platform" => self.platform = None,
@@ -88,6 +90,7 @@ pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
         },
         network: arguments.network.config(&reporter)?,
     };
+    warn_of_unused_proxy(&config, &reporter);
     let pulled = pull(&config, &reporter)?;
     let name = config.reference.to_string();
     if reporter.verbosity() == Verbosity::Quiet {
@@ -98,4 +101,24 @@ pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
         false => "Image is up to date for",
     };
     print(&reporter, &[format!("Digest: {}", pulled.digest), format!("Status: {status} {name}")])
+}
+
+/// Says that the proxy which the environment names is not used, before anything waits for a registry
+/// that perhaps only the proxy can reach. The value is not shown: it may hold a password.
+fn warn_of_unused_proxy(config: &PullConfig, reporter: &Reporter) {
+    let scheme = config.network.scheme_for(&config.reference);
+    // The pull says what is wrong with the registry's name.
+    let Ok(endpoint) = Endpoint::for_reference(&config.reference, &EndpointOptions { scheme })
+    else {
+        return;
+    };
+    let environment =
+        |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    if let Some(variable) = proxy_variable(environment, &endpoint.origin()) {
+        reporter.warn(&format!(
+            "{variable} names a proxy, and ringpull cannot use proxies yet: {} is asked directly. \
+             If that is meant, add it to NO_PROXY",
+            config.reference.registry()
+        ));
+    }
 }

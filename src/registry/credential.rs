@@ -144,6 +144,8 @@ impl CredentialFile {
         if bytes.len() > CREDENTIAL_FILE_SIZE_MAX {
             return Err(CredentialError::TooLarge { path });
         }
+        // Some editors put a byte order mark first. RFC 8259 section 8.1 lets a parser ignore it.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         // serde's text is left out: it quotes what it does not like.
         let fields: FileFields = match serde_json::from_slice(bytes) {
             Ok(fields) => fields,
@@ -502,6 +504,13 @@ mod tests {
         let large = vec![b' '; CREDENTIAL_FILE_SIZE_MAX + 1];
         let error = CredentialFile::parse("f", &large).unwrap_err();
         assert_eq!(error, CredentialError::TooLarge { path: "f".to_owned() });
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let text = format!("\u{feff}{{\"auths\":{{\"r.example\":{}}}}}", auth("u:p"));
+        let file = CredentialFile::parse("f", text.as_bytes()).unwrap();
+        assert_eq!(file.lookup("r.example", "a"), Ok(password("u", "p")));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn rings() -> (usize, usize) {
 
 /// Operations that the self-test's ring refuses, so that tests can have a kernel which lacks them:
 /// `RINGPULL_DENY=link_timeout,recv`. All it can do is to make a pull take epoll.
-const DENY: &str = "RINGPULL_DENY";
+pub(crate) const DENY: &str = "RINGPULL_DENY";
 
 fn denied() -> Result<Vec<Operation>, ProbeError> {
     let text = std::env::var_os(DENY).unwrap_or_default();
