@@ -49,6 +49,8 @@ pub enum Class {
     Tls,
     /// The proxy refused, or answered nonsense.
     Proxy,
+    /// The whole command was not done within the time that it was given.
+    Timeout,
     // --- the peer broke the protocol, or a bound or policy of ours ---
     /// The response cannot be split into messages safely (RFC 9112 section 6.3).
     Framing,
@@ -134,6 +136,7 @@ impl Class {
             Class::Truncated => "truncated",
             Class::Tls => "tls",
             Class::Proxy => "proxy",
+            Class::Timeout => "timeout",
             Class::Framing => "framing",
             Class::Limit => "limit",
             Class::Encoding => "encoding",
@@ -180,7 +183,8 @@ impl Class {
             | Class::HeadTimeout
             | Class::Truncated
             | Class::Tls
-            | Class::Proxy => 5,
+            | Class::Proxy
+            | Class::Timeout => 5,
             Class::HttpStatus
             | Class::Framing
             | Class::Limit
@@ -245,6 +249,7 @@ impl Class {
             | Class::System
             | Class::TlsTrust
             | Class::LockBusy
+            | Class::Timeout
             | Class::Interrupted => Retry::Never,
         }
     }

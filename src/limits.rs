@@ -479,6 +479,18 @@ pub const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// stall shows.
 pub const RATE_WINDOW: Duration = Duration::from_secs(3);
 
+/// How much text may wait for whoever reads stderr, in bytes: some 10,000 lines, or minutes of `-v`.
+/// What comes while there is no room is counted instead of kept.
+pub const REPORT_QUEUE_SIZE_MAX: usize = 1 << 20;
+
+/// Pause before a stream is written to again that can take nothing now and would not say when.
+pub const STREAM_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long whoever ends the process waits for its last line to be read.
+pub const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
+// The user was promised an end within a second of a signal.
+const _: () = assert!(SIGNAL_PATIENCE.as_millis() + LAST_WORDS_PATIENCE.as_millis() <= 900);
+
 /// Rows of the terminal that layers never take: the line above them, the summary line, the total
 /// line, and the cursor's.
 pub const TERMINAL_ROWS_RESERVED: usize = 4;

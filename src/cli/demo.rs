@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use etcetera::BaseStrategy;
+use tokio::sync::watch;
 
-use super::network::{NetworkArgs, ReportArgs, timeout};
+use super::network::{NetworkArgs, ReportArgs};
+use super::values::timeout;
 use super::{Failure, print};
 use crate::config::{Platforms, PullConfig};
 use crate::demo::{Action, Image, Kind, Options, Registry, RequestLine, Rule, Script};
 use crate::error::Class;
 use crate::image::{Algorithm, Digest, Platform, Reference};
-use crate::pull::{Pulled, pull};
+use crate::pull::{Pulled, Stop, pull};
 use crate::report::{Reporter, format};
 use crate::store::{self, Destination};
 
@@ -53,7 +55,7 @@ impl DemoArgs {
     }
 }
 
-pub(super) fn run(arguments: DemoArgs) -> Result<(), Failure> {
+pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> Result<(), Failure> {
     let reporter = arguments.report.reporter();
     let directory = match arguments.directory {
         Some(directory) => directory,
@@ -98,7 +100,7 @@ pub(super) fn run(arguments: DemoArgs) -> Result<(), Failure> {
         store: store::Options::default(),
         network,
     };
-    let pulled = pull(&config, &reporter)?;
+    let pulled = pull(&config, &reporter, stop)?;
     let verified = verify(&directory, &image)?;
     tell(&reporter, &image, &pulled, &registry.log(), &config, verified)
 }

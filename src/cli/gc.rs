@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
+use super::values::boolean;
 use super::{Failure, existing_store, print};
 use crate::report::{Reporter, Style, Verbosity, format};
 use crate::store::{Collect, Collected, Swept};
@@ -19,10 +19,10 @@ pub(super) struct GcArgs {
     #[arg(long, value_name = "DIR", env = "RINGPULL_STORE")]
     store: Option<PathBuf>,
     /// All partial blobs that nobody is writing, not only those older than a week
-    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_PARTIALS")]
+    #[arg(long, value_parser = boolean, env = "RINGPULL_PARTIALS")]
     partials: bool,
     /// Say what would be removed, and remove nothing
-    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_DRY_RUN")]
+    #[arg(long, value_parser = boolean, env = "RINGPULL_DRY_RUN")]
     dry_run: bool,
 }
 

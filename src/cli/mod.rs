@@ -10,15 +10,19 @@ mod images;
 mod network;
 mod probe;
 mod pull;
+mod values;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::sync::watch;
 
 use crate::error::Class;
+use crate::pull::{Signals, Stop};
 use crate::report::{Reporter, Style, Verbosity};
 use crate::store::{self, Destination, Store, StoreError};
 
@@ -44,13 +48,42 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    match parse().and_then(|(cli, matches)| run_parsed(cli.command, &matches)) {
+    match parse() {
+        Ok((cli, matches)) => dispatch(cli.command, &matches),
+        Err(failure) => conclude(Err(failure)),
+    }
+}
+
+/// Says why a command failed, if it did, and waits until all that was said has been written.
+fn conclude(outcome: Result<(), Failure>) -> ExitCode {
+    let reporter = Reporter::new(Verbosity::Quiet, Style::Lines);
+    let exit_code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { class, exit_code, text }) => {
-            Reporter::new(Verbosity::Quiet, Style::Lines).error(class, &text);
+            reporter.error(class, &text);
             ExitCode::from(exit_code)
         }
-    }
+    };
+    reporter.flush(None);
+    exit_code
+}
+
+/// Does `work`, which ends early, and in order, at a signal, or when it has taken as long as `limit`. If
+/// it does not, or nobody reads what it says, the process ends all the same.
+fn stoppable(
+    limit: Option<Duration>,
+    work: impl FnOnce(watch::Receiver<Option<Stop>>) -> Result<(), Failure>,
+) -> ExitCode {
+    let reporter = Reporter::new(Verbosity::Quiet, Style::Lines);
+    let (signals, stop) = match Signals::listen(&reporter, limit) {
+        Ok(listening) => listening,
+        Err(error) => return conclude(Err(error.into())),
+    };
+    let outcome = work(stop);
+    signals.conclude();
+    let exit_code = conclude(outcome);
+    drop(signals);
+    exit_code
 }
 
 /// The command line; ends the process after `--help` and `--version`.
@@ -83,35 +116,40 @@ fn parse() -> Result<(Cli, ArgMatches), Failure> {
     })
 }
 
-/// Runs a command, after a warning of each variable that looks like an option's and is none.
-///
-/// # Errors
-/// The command's. An error about a value that stands in the environment names the variable.
-fn run_parsed(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
+/// Warns of each variable that looks like an option's and is none.
+fn warn_of_unknown_variables() {
     let reporter = Reporter::new(Verbosity::Normal, Style::Lines);
     for warning in environment::unknown(&Cli::command()) {
         reporter.warn(&warning);
     }
-    dispatch(command, matches).map_err(|mut failure| {
-        let text = &failure.text;
-        if failure.class == Class::Usage
-            && let Some(variable) = environment::variable_in(text, &Cli::command(), matches)
-        {
-            failure.text = format!("{variable}: {text}");
-        }
-        failure
-    })
 }
 
-fn dispatch(command: Command, matches: &ArgMatches) -> Result<(), Failure> {
+/// The same, but an error about a value that stands in the environment names the variable.
+fn with_variable(failure: Failure, matches: &ArgMatches) -> Failure {
+    let Failure { class, exit_code, text } = failure;
+    let variable = match class {
+        Class::Usage => environment::variable_in(&text, &Cli::command(), matches),
+        _ => None,
+    };
+    let text = variable.map_or(text.clone(), |variable| format!("{variable}: {text}"));
+    Failure { class, exit_code, text }
+}
+
+fn dispatch(command: Command, all: &ArgMatches) -> ExitCode {
+    warn_of_unknown_variables();
     // The command's own options; `Cli` has none, and demands a command.
-    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let matches = all.subcommand().map_or(all, |(_, matches)| matches);
+    let named = |outcome: Result<(), Failure>| outcome.map_err(|error| with_variable(error, all));
     match command {
-        Command::Pull(arguments) => pull::run(arguments.settled(matches)?),
-        Command::Images(arguments) => images::run(&arguments),
-        Command::Gc(arguments) => gc::run(&arguments),
-        Command::Demo(arguments) => demo::run(arguments.settled(matches)?),
-        Command::Probe(arguments) => probe::run(&arguments),
+        Command::Pull(arguments) => stoppable(arguments.limit(), |stop| {
+            named(arguments.settled(matches).and_then(|arguments| pull::run(arguments, stop)))
+        }),
+        Command::Demo(arguments) => stoppable(None, |stop| {
+            named(arguments.settled(matches).and_then(|arguments| demo::run(arguments, stop)))
+        }),
+        Command::Images(arguments) => conclude(named(images::run(&arguments))),
+        Command::Gc(arguments) => conclude(named(gc::run(&arguments))),
+        Command::Probe(arguments) => conclude(named(probe::run(&arguments))),
     }
 }
 

@@ -3,19 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 
+use super::values::{
+    Connections, SizeOr, boolean, connections, limit_rate, memory, min_speed, number, shown,
+    shown_size, timeout, wait,
+};
 use super::{Failure, overruled};
 use crate::client::Timeouts;
 use crate::config::{NetworkConfig, read_credentials};
 use crate::limits::{
-    CONNECT_TIMEOUT, CONNECTIONS_MAX, HEAD_TIMEOUT, JOBS, JOBS_MAX, LIMIT_RATE_MIN, MAX_WAIT,
-    MEMORY_MIN, MIN_SPEED, RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TIMEOUT_MAX,
-    TLS_TIMEOUT,
+    CONNECT_TIMEOUT, HEAD_TIMEOUT, JOBS, JOBS_MAX, MAX_WAIT, MIN_SPEED, RECV_TIMEOUT,
+    RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TLS_TIMEOUT,
 };
-use crate::report::{Reporter, Style, Verbosity, format};
+use crate::report::{Reporter, Style, Verbosity};
 use crate::transport::EngineKind;
 use crate::transport::probe::EngineWish;
 use crate::transport::tls::TlsOptions;
@@ -24,10 +26,10 @@ use crate::transport::tls::TlsOptions;
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
     /// Print only the result, warnings and errors
-    #[arg(short, long, value_parser = BoolishValueParser::new(), env = "RINGPULL_QUIET")]
+    #[arg(short, long, value_parser = boolean, env = "RINGPULL_QUIET")]
     quiet: bool,
     /// Also print the engine and why, connections, redirects, retries, and what it cost
-    #[arg(short, long, value_parser = BoolishValueParser::new(), env = "RINGPULL_VERBOSE")]
+    #[arg(short, long, value_parser = boolean, env = "RINGPULL_VERBOSE")]
     verbose: bool,
 }
 
@@ -84,14 +86,14 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(RESOLVE_TIMEOUT), env = "RINGPULL_RESOLVE_TIMEOUT")]
     resolve_timeout: Duration,
     /// Further attempts after a failure, in a row without progress; 0 means one attempt
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(RETRIES_MAX)), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
+    #[arg(long, value_name = "N", value_parser = number(0..=RETRIES_MAX), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
     retries: u32,
     /// Longest time that a registry may ask to be left alone; more fails at once
     #[arg(long, value_name = "TIME", value_parser = wait, default_value = shown(MAX_WAIT), env = "RINGPULL_MAX_WAIT")]
     max_wait: Duration,
     /// Layers fetched at once
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64), default_value_t = JOBS as u16, env = "RINGPULL_JOBS")]
-    jobs: u16,
+    #[arg(long, value_name = "N", value_parser = number(1..=JOBS_MAX as u32), default_value_t = JOBS as u32, env = "RINGPULL_JOBS")]
+    jobs: u32,
     /// Connections at once; auto adds some while that brings more
     #[arg(long, value_name = "auto|N", value_parser = connections, default_value = "auto", env = "RINGPULL_CONNECTIONS")]
     connections: Connections,
@@ -99,16 +101,16 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "SIZE", value_parser = memory, default_value = "64M", env = "RINGPULL_MEMORY")]
     memory: u64,
     /// Most bytes per second, over all connections, such as 20M
-    #[arg(long, value_name = "SIZE", value_parser = limit_rate, env = "RINGPULL_LIMIT_RATE")]
-    limit_rate: Option<u64>,
+    #[arg(long, value_name = "SIZE|none", value_parser = limit_rate, default_value = "none", env = "RINGPULL_LIMIT_RATE")]
+    limit_rate: SizeOr,
     /// Least bytes per second of a connection, over --recv-timeout, such as 20K; a slower one is
     /// replaced, and fails if that does not help
-    #[arg(long, value_name = "SIZE|off", value_parser = min_speed, default_value = shown_size(MIN_SPEED), env = "RINGPULL_MIN_SPEED")]
+    #[arg(long, value_name = "SIZE|none", value_parser = min_speed, default_value = shown_size(MIN_SPEED), env = "RINGPULL_MIN_SPEED")]
     min_speed: SizeOr,
     /// Speak plain http to the registry of the reference. The default is https, but http for
     /// loopback ones unless --ca-file or --insecure is given (RINGPULL_CA_FILE does not count);
     /// --plain-http=false is https always
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), env = "RINGPULL_PLAIN_HTTP")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean, env = "RINGPULL_PLAIN_HTTP")]
     plain_http: Option<bool>,
     /// Do not verify the certificate of this host; may be repeated
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "RINGPULL_INSECURE")]
@@ -162,10 +164,10 @@ impl NetworkArgs {
             },
             retries: self.retries,
             max_wait: self.max_wait,
-            jobs: self.jobs.into(),
+            jobs: usize::try_from(self.jobs).unwrap_or(JOBS_MAX),
             connections: self.connections.0,
             memory: self.memory,
-            limit_rate: self.limit_rate,
+            limit_rate: self.limit_rate.0,
             min_speed: self.min_speed.0,
             plain_http: self.plain_http,
             tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
@@ -175,95 +177,6 @@ impl NetworkArgs {
             ..NetworkConfig::default()
         })
     }
-}
-
-/// How times are written.
-const TIME_FORM: &str = "write a time such as 60s, 500ms or 1m";
-
-/// `60s`, `500ms`, `1m`; more than nothing and at most [`TIMEOUT_MAX`].
-pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    match wait(text)? {
-        Duration::ZERO => Err(format!("a deadline of nothing would fail everything; {TIME_FORM}")),
-        time => Ok(time),
-    }
-}
-
-/// A time of at most [`TIMEOUT_MAX`]; `0s` is none.
-fn wait(text: &str) -> Result<Duration, String> {
-    let parsed = humantime::parse_duration(text.trim());
-    let time = parsed.map_err(|error| format!("{error}; {TIME_FORM}"))?;
-    if time > TIMEOUT_MAX {
-        let most = humantime::format_duration(TIMEOUT_MAX);
-        return Err(format!("at most {most} can be waited for; {TIME_FORM}"));
-    }
-    Ok(time)
-}
-
-/// A number of connections, or `auto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Connections(Option<usize>);
-
-fn connections(text: &str) -> Result<Connections, String> {
-    match text.parse() {
-        _ if text == "auto" => Ok(Connections(None)),
-        Ok(count @ 1..=CONNECTIONS_MAX) => Ok(Connections(Some(count))),
-        _ => Err(format!("write auto, or a number from 1 to {CONNECTIONS_MAX}")),
-    }
-}
-
-fn memory(text: &str) -> Result<u64, String> {
-    size(text, MEMORY_MIN)
-}
-
-fn limit_rate(text: &str) -> Result<u64, String> {
-    size(text, LIMIT_RATE_MIN)
-}
-
-/// A number of bytes, or a word for none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SizeOr(pub(super) Option<u64>);
-
-fn size_or(text: &str, word: &str) -> Result<SizeOr, String> {
-    if text == word {
-        return Ok(SizeOr(None));
-    }
-    let size = size(text, 1).map_err(|error| format!("{error}; or {word}"))?;
-    Ok(SizeOr(Some(size)))
-}
-
-fn min_speed(text: &str) -> Result<SizeOr, String> {
-    size_or(text, "off")
-}
-
-pub(super) fn direct_io_min(text: &str) -> Result<SizeOr, String> {
-    size_or(text, "never")
-}
-
-/// A number of bytes, with `K`, `M` or `G` behind it for powers of 1024, as curl takes them.
-fn size(text: &str, least: u64) -> Result<u64, String> {
-    let form = "write a number of bytes, such as 500K, 20M or 1G";
-    let (digits, unit) = match text.char_indices().last() {
-        Some((last, 'k' | 'K')) => (&text[..last], 10),
-        Some((last, 'm' | 'M')) => (&text[..last], 20),
-        Some((last, 'g' | 'G')) => (&text[..last], 30),
-        _ => (text, 0),
-    };
-    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let number: Option<u64> = if is_number { digits.parse().ok() } else { None };
-    let bytes = number.and_then(|number| number.checked_mul(1 << unit)).ok_or(form)?;
-    if bytes < least {
-        return Err(format!("at least {} are needed; {form}", format::bytes(least)));
-    }
-    Ok(bytes)
-}
-
-/// A default as it would be typed. Leaked once: clap keeps default values for the whole process.
-pub(super) fn shown(time: Duration) -> &'static str {
-    humantime::format_duration(time).to_string().leak()
-}
-
-pub(super) fn shown_size(bytes: u64) -> &'static str {
-    bytes.to_string().leak()
 }
 
 /// The host of `HOST[:PORT]`, lower case, without the brackets of an IPv6 address.
@@ -282,50 +195,6 @@ fn bare_host(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_as_people_write_them() {
-        for (text, milliseconds) in [
-            ("2s", 2_000),
-            ("500ms", 500),
-            ("1m", 60_000),
-            (" 1m 30s ", 90_000),
-            ("24h", 86_400_000),
-        ] {
-            assert_eq!(timeout(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-        for text in ["", "60", "0s", "-1s", "1 fortnight", "25h", "1e3s", "99999999999999999999y"] {
-            let error = timeout(text).expect_err(text);
-            assert!(error.contains("60s"), "no way out in: {error}");
-        }
-        assert_eq!(wait("0s"), Ok(Duration::ZERO));
-        assert!(wait("25h").is_err() && wait("-1s").is_err());
-    }
-
-    #[test]
-    fn sizes_as_people_write_them() {
-        for (text, bytes) in
-            [("1", 1), ("20M", 20 << 20), ("64m", 64 << 20), ("3G", 3 << 30), ("5k", 5 << 10)]
-        {
-            assert_eq!(size(text, 0), Ok(bytes), "{text}");
-        }
-        for text in
-            ["", "M", "1.5M", "-1", "+1", "1T", "1MB", " 1", "99999999999999999999", "20000000000G"]
-        {
-            assert!(size(text, 0).is_err(), "{text}");
-        }
-        assert!(limit_rate("1").is_err() && memory("1K").is_err());
-        assert_eq!(min_speed("off"), Ok(SizeOr(None)));
-        assert_eq!(min_speed("2K"), Ok(SizeOr(Some(2 << 10))));
-        assert!(min_speed("0").is_err() && min_speed("none").is_err_and(|e| e.contains("off")));
-        assert_eq!(direct_io_min("never"), Ok(SizeOr(None)));
-        assert!(direct_io_min("off").is_err_and(|e| e.contains("never")));
-        assert_eq!(connections("auto"), Ok(Connections(None)));
-        assert_eq!(connections("16"), Ok(Connections(Some(16))));
-        assert!(
-            connections("0").is_err() && connections("257").is_err() && connections("all").is_err()
-        );
-    }
 
     #[test]
     fn an_insecure_host_is_a_host() {

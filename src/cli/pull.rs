@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args};
+use tokio::sync::watch;
 
-use super::network::{NetworkArgs, ReportArgs, SizeOr, direct_io_min, shown, shown_size, timeout};
+use super::network::{NetworkArgs, ReportArgs};
+use super::values::{SizeOr, TimeOr, boolean, direct_io_min, limit, shown, shown_size, timeout};
 use super::{Failure, overruled, print};
 use crate::config::{Platforms, PullConfig, proxy_variable};
 use crate::image::{Platform, Reference};
 use crate::limits::{DIRECT_SIZE_MIN, LOCK_TIMEOUT};
-use crate::pull::pull;
+use crate::pull::{Stop, pull};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{Reporter, Verbosity};
 use crate::store::{self, Destination};
@@ -33,19 +34,22 @@ pub(super) struct PullArgs {
     #[arg(long, value_name = "PLATFORM", env = "RINGPULL_PLATFORM")]
     platform: Option<String>,
     /// All images of a multi-platform one, and their index
-    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_ALL_PLATFORMS")]
+    #[arg(long, value_parser = boolean, env = "RINGPULL_ALL_PLATFORMS")]
     all_platforms: bool,
     /// Do not wait for the disk: faster, but a power cut may cost what was pulled
-    #[arg(long, value_parser = BoolishValueParser::new(), env = "RINGPULL_NO_FSYNC")]
+    #[arg(long, value_parser = boolean, env = "RINGPULL_NO_FSYNC")]
     no_fsync: bool,
     /// Longest time that another process may hold the store's lock, which is not held while anything
     /// is fetched
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(LOCK_TIMEOUT), env = "RINGPULL_LOCK_TIMEOUT")]
     lock_timeout: Duration,
     /// Smallest layer, in bytes, that is written past the page cache, so that it pushes out nothing
-    /// that others have there; or never
-    #[arg(long, value_name = "SIZE|never", value_parser = direct_io_min, default_value = shown_size(DIRECT_SIZE_MIN), env = "RINGPULL_DIRECT_IO_MIN")]
+    /// that others have there
+    #[arg(long, value_name = "SIZE|none", value_parser = direct_io_min, default_value = shown_size(DIRECT_SIZE_MIN), env = "RINGPULL_DIRECT_IO_MIN")]
     direct_io_min: SizeOr,
+    /// Longest time for the whole command; what was received by then is kept
+    #[arg(long, value_name = "TIME|none", value_parser = limit, default_value = "none", env = "RINGPULL_TIMEOUT")]
+    timeout: TimeOr,
     #[command(flatten)]
     report: ReportArgs,
     #[command(flatten)]
@@ -53,6 +57,11 @@ pub(super) struct PullArgs {
 }
 
 impl PullArgs {
+    /// How long the whole command may take.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.timeout.0
+    }
+
     /// The same without what is overruled.
     pub(super) fn settled(mut self, matches: &ArgMatches) -> Result<PullArgs, Failure> {
         self.report = self.report.settled(matches)?;
@@ -67,7 +76,7 @@ impl PullArgs {
     }
 }
 
-pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
+pub(super) fn run(arguments: PullArgs, stop: watch::Receiver<Option<Stop>>) -> Result<(), Failure> {
     let reporter = arguments.report.reporter();
     let reference = Reference::parse(&arguments.reference).map_err(Failure::usage)?;
     let destination = match (&arguments.destination, arguments.store) {
@@ -91,7 +100,7 @@ pub(super) fn run(arguments: PullArgs) -> Result<(), Failure> {
         network: arguments.network.config(&reporter)?,
     };
     warn_of_unused_proxy(&config, &reporter);
-    let pulled = pull(&config, &reporter)?;
+    let pulled = pull(&config, &reporter, stop)?;
     let name = config.reference.to_string();
     if reporter.verbosity() == Verbosity::Quiet {
         return print(&reporter, &[name]);

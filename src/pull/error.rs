@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::replace::Slow;
 use super::retry::Policy;
+use super::signals::Stop;
 use crate::client;
 use crate::error::{Class, Retry};
 use crate::image::Digest;
@@ -32,6 +33,8 @@ struct Details {
     attempt: Option<(u32, u32)>,
     /// The registry asks for more time than it is given.
     patience: Option<Patience>,
+    /// What was received by then is on disk, for another pull to go on with.
+    keeps: bool,
 }
 
 /// How long a registry wants to be left alone, and how long it may.
@@ -100,9 +103,9 @@ pub(super) enum Cause {
     IndexDepth,
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
-    /// A signal, by its number.
-    #[error("interrupted")]
-    Interrupted(i32),
+    /// The user wanted the end.
+    #[error("{}", stopped(*.0))]
+    Stopped(Stop),
 }
 
 impl Error {
@@ -115,6 +118,7 @@ impl Error {
             progress: None,
             attempt: None,
             patience: None,
+            keeps: false,
         }))
     }
 
@@ -123,6 +127,12 @@ impl Error {
         let mut error = Error::new(cause);
         error.0.subject = Some(subject.clone());
         error
+    }
+
+    /// The same, amid the layers: says that what was received of them is kept.
+    pub(super) fn keeping(mut self) -> Error {
+        self.0.keeps = true;
+        self
     }
 
     /// The same, `received` of `size` bytes into the object.
@@ -168,21 +178,22 @@ impl Error {
             Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,
             Cause::Foreign(_) => Class::ForeignRefused,
             Cause::IndexDepth => Class::Limit,
-            Cause::Interrupted(_) => Class::Interrupted,
+            Cause::Stopped(Stop::Signal(_)) => Class::Interrupted,
+            Cause::Stopped(Stop::TimeLimit(_)) => Class::Timeout,
         }
     }
 
     /// The exit code: the class's, or 128 and the number of the signal.
     pub fn exit_code(&self) -> u8 {
         match self.0.cause {
-            Cause::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(130),
+            Cause::Stopped(Stop::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(130),
             _ => self.class().exit_code(),
         }
     }
 
-    /// Whether it was the user who ended the pull.
+    /// Whether it was the user who ended the pull, by a signal or by a limit of time.
     pub(super) fn is_interruption(&self) -> bool {
-        matches!(self.0.cause, Cause::Interrupted(_))
+        matches!(self.0.cause, Cause::Stopped(_))
     }
 
     /// How long the server asked us to wait.
@@ -211,6 +222,9 @@ impl fmt::Display for Error {
         if let Some((attempt, allowed)) = self.0.attempt.filter(|(_, allowed)| *allowed > 1) {
             write!(f, ", attempt {attempt} of {allowed}")?;
         }
+        if self.0.keeps {
+            f.write_str("; what was received is kept, and the same command goes on from there")?;
+        }
         match &self.0.patience {
             Some(Patience { until: Some(until), most }) => {
                 let (until, most) =
@@ -235,6 +249,19 @@ impl fmt::Display for Object {
                 Err(_) => write!(f, "manifest {}", escape(key)),
             },
             Object::Blob(digest) => write!(f, "blob {}", shortened(digest)),
+        }
+    }
+}
+
+/// The end that the user wanted, in words.
+fn stopped(why: Stop) -> String {
+    match why {
+        Stop::Signal(_) => "interrupted".to_owned(),
+        Stop::TimeLimit(limit) => {
+            format!(
+                "not done within {}, which is all the time it has (--timeout)",
+                format::duration(limit)
+            )
         }
     }
 }

@@ -41,7 +41,7 @@ use error::{Cause, Object, Subject};
 use executor::Executor;
 use resolve::Resolved;
 use retry::Policy;
-use signals::Signals;
+pub use signals::{Signals, Stop};
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
@@ -98,27 +98,28 @@ struct Context {
 
 /// Pulls an image.
 ///
-/// SIGINT and SIGTERM end it in order and within
-/// [`SIGNAL_PATIENCE`](crate::limits::SIGNAL_PATIENCE), a second one at once.
+/// It ends early, and in order, once `stop` has a reason: see [`Signals`].
 ///
 /// # Errors
 /// See [`Error`]; the store is then as it was, but for blobs that were complete, and what is kept of
 /// others for the next pull to go on with.
-pub fn pull(config: &PullConfig, reporter: &Reporter) -> Result<Pulled, Error> {
+pub fn pull(
+    config: &PullConfig,
+    reporter: &Reporter,
+    stop: watch::Receiver<Option<Stop>>,
+) -> Result<Pulled, Error> {
     let choice = probe::choose(config.network.engine).map_err(Error::new)?;
     reporter.note(&format!("engine: {choice}"));
-    // First, so that it is there until all else is gone.
-    let (_signals, stopped) = Signals::listen(reporter)?;
     let engine = Engine::start(choice.engine, RESOLVING_SOCKETS)
         .map_err(|source| Error::system("cannot start the engine", source))?;
     engine.run(async {
         let executor = Executor::Threads(choice.engine);
-        pull_until(config, reporter, choice, &engine, executor, stopped).await
+        pull_until(config, reporter, choice, &engine, executor, stop).await
     })
 }
 
 /// Pulls an image inside of an engine's [`run`](Engine::run), with all the work on its thread, until
-/// `stop` has the number of a signal.
+/// `stop` has a reason to end.
 ///
 /// # Errors
 /// As [`pull`].
@@ -126,7 +127,7 @@ pub async fn pull_on(
     engine: &Engine,
     config: &PullConfig,
     reporter: &Reporter,
-    stop: watch::Receiver<Option<i32>>,
+    stop: watch::Receiver<Option<Stop>>,
 ) -> Result<Pulled, Error> {
     let choice = Choice { engine: engine.kind(), why: "given".into() };
     let executor = Executor::Local;
@@ -139,7 +140,7 @@ async fn pull_until(
     choice: Choice,
     engine: &Engine,
     executor: Executor,
-    mut stop: watch::Receiver<Option<i32>>,
+    mut stop: watch::Receiver<Option<Stop>>,
 ) -> Result<Pulled, Error> {
     let start = clock::now();
     let context = Arc::new(Context::new(config, reporter)?);
@@ -152,9 +153,7 @@ async fn pull_until(
     let resolved = tokio::select! {
         biased;
         resolved = resolving => resolved?,
-        Ok(signal) = stop.wait_for(Option::is_some) => {
-            return Err(Error::new(Cause::Interrupted(signal.unwrap_or_default())));
-        }
+        why = workers::stopped(&mut stop) => return Err(Error::new(Cause::Stopped(why))),
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
     drop(client);
@@ -178,7 +177,7 @@ async fn fetch_missing(
     config: &PullConfig,
     executor: Executor,
     connector: &Connector,
-    stop: &mut watch::Receiver<Option<i32>>,
+    stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<bool, Error> {
     let mut seen = HashSet::new();
     let blobs: Vec<&Descriptor> =

@@ -16,6 +16,7 @@ use super::error::{Cause, Error};
 use super::executor::Executor;
 use super::fetch::{self, Fetch};
 use super::replace::Minimum;
+use super::signals::Stop;
 use super::throttle::Throttle;
 use super::tuner::{Cpu, Measured, Tuner};
 use super::{Context, Job};
@@ -30,7 +31,7 @@ use crate::report::format;
 use crate::store::Blocks;
 use crate::transport::{Connector, Engine, EngineKind, clock};
 
-/// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a signal.
+/// Fetches all `jobs`; ends with the first failure that is final, or when `stop` has a reason.
 ///
 /// Blobs that are complete by then stay in the store; of others, what is here is kept for the next
 /// pull.
@@ -40,7 +41,7 @@ pub(super) async fn fetch_all(
     connector: &Connector,
     mut jobs: Vec<Job>,
     network: &NetworkConfig,
-    stop: &mut watch::Receiver<Option<i32>>,
+    stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<(), Error> {
     // Largest first: the last ones to end are then small, and nobody is left alone with a large one.
     jobs.sort_by_key(|job| std::cmp::Reverse(job.descriptor.size));
@@ -171,7 +172,7 @@ fn block_count(memory: u64) -> usize {
 async fn look_after(
     fetch: &Fetch,
     mut results: mpsc::UnboundedReceiver<Result<(), Error>>,
-    stop: &mut watch::Receiver<Option<i32>>,
+    stop: &mut watch::Receiver<Option<Stop>>,
     end: &watch::Sender<bool>,
     cores: usize,
 ) -> Result<(), Error> {
@@ -185,9 +186,9 @@ async fn look_after(
         let result = tokio::select! {
             biased;
             result = results.recv() => result,
-            signal = stopped(stop), if outcome.is_ok() => {
+            why = stopped(stop), if outcome.is_ok() => {
                 patience = Some(clock::now() + STOP_PATIENCE);
-                Some(Err(Error::new(Cause::Interrupted(signal))))
+                Some(Err(Error::new(Cause::Stopped(why)).keeping()))
             }
             () = until(patience) => return outcome,
             _ = ticks.tick() => {
@@ -220,11 +221,11 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// The signal, once there is one; never, if there can be none any more.
-async fn stopped(stop: &mut watch::Receiver<Option<i32>>) -> i32 {
-    let signal = stop.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);
-    match signal {
-        Some(signal) => signal,
+/// Why the pull is to end, once it is; never, if nobody can say so any more.
+pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    let why = stop.wait_for(Option::is_some).await.ok().and_then(|why| *why);
+    match why {
+        Some(why) => why,
         None => std::future::pending().await,
     }
 }

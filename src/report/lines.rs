@@ -1,8 +1,9 @@
 //! Plain lines: what docker prints when nobody watches, and the pull as a whole now and then.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::queue::Worth;
 use super::snapshot::{Row, Snapshot, State};
 use super::{Output, Sink, format};
 use crate::limits;
@@ -19,8 +20,12 @@ impl Lines {
 }
 
 impl Sink for Lines {
-    fn line(&self, text: &str) {
-        self.output.line(text);
+    fn line(&self, text: &str, worth: Worth) {
+        self.output.line(text, worth);
+    }
+
+    fn flush(&self, end: Option<Instant>) {
+        self.output.stderr.flush(end);
     }
 
     fn result(&self, text: &str) -> io::Result<()> {
@@ -35,7 +40,7 @@ impl Sink for Lines {
 
     fn changed(&self, row: &Row<'_>) {
         let state = row.state.text(row.now);
-        self.output.line(&match row.state {
+        let line = match row.state {
             // A log shows where a download goes on; a screen has a bar for that.
             State::Downloading | State::Resuming if row.done > 0 => {
                 let bytes = format::progress_bytes(row.done, row.size);
@@ -43,16 +48,17 @@ impl Sink for Lines {
             }
             State::Downloading => format!("{}: {state} {}", row.name, format::bytes(row.size)),
             _ => format!("{}: {state}", row.name),
-        });
+        };
+        self.output.line(&line, Worth::Little);
     }
 
     fn progress(&self, pull: &Snapshot<'_>) {
-        self.output.line(&format!("pulling: {}", pull.totals()));
+        self.output.line(&format!("pulling: {}", pull.totals()), Worth::Little);
     }
 
     fn ended(&self, pull: &Snapshot<'_>) {
         if !pull.rows.is_empty() {
-            self.output.line(&pull.closing());
+            self.output.line(&pull.closing(), Worth::Little);
         }
     }
 }
@@ -100,7 +106,7 @@ mod tests {
     #[test]
     fn progress_is_one_line_without_control_characters() {
         let captured = Captured::default();
-        let output = Output::new(Box::new(captured.stdout), Box::new(captured.stderr.clone()));
+        let output = Output::new(Box::new(captured.stdout), captured.stderr.clone());
         let state = State::Downloading;
         let row = Row { name: "a", size: 400 * MIB, done: 212 * MIB, state, now: Instant::now() };
         Lines::new(output).progress(&Snapshot {

@@ -19,14 +19,16 @@
 //!   peer can write a line of ours or reach the terminal with an escape code.
 //! - A reader that went away is a quiet end of progress, never a panic and never a failed pull.
 //!   Only [`Reporter::result`] says so, because a result nobody read is one nobody has.
-//! - Counting never waits. A line does, as long as stderr takes none (a stopped terminal, a full
-//!   pipe); on a terminal, changes of state are no lines.
+//! - Nothing here waits for whoever reads stderr: a thread of its own writes there ([`queue`]), so a
+//!   stopped terminal or a full pipe keeps neither a pull nor the end of one. Only
+//!   [`Reporter::result`] and [`Reporter::flush`] wait.
 
 mod board;
 mod escape;
 pub mod format;
 mod lines;
 mod progress;
+mod queue;
 mod snapshot;
 mod summary;
 mod terminal;
@@ -34,8 +36,8 @@ mod ticker;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use escape::escape;
 pub use progress::{BlobProgress, PullProgress};
@@ -43,6 +45,7 @@ pub use summary::{Summary, peak_memory};
 
 use crate::error::Class;
 use lines::Lines;
+use queue::{Queue, Worth};
 use snapshot::{Row, Snapshot};
 use terminal::Terminal;
 
@@ -85,7 +88,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter that writes to this process's stdout and stderr.
     pub fn new(verbosity: Verbosity, style: Style) -> Reporter {
-        let output = Output::new(Box::new(io::stdout()), Box::new(io::stderr()));
+        let output = Output { stdout: Mutex::new(Box::new(io::stdout())), stderr: STDERR.clone() };
         let sink: Arc<dyn Sink> = match style {
             Style::Terminal => Arc::new(Terminal::on_stderr(output)),
             Style::Lines => Arc::new(Lines::new(output)),
@@ -96,14 +99,20 @@ impl Reporter {
     /// A reporter for tests: [`Style::Lines`] into memory.
     pub fn captured(verbosity: Verbosity) -> (Reporter, Captured) {
         let captured = Captured::default();
-        let output =
-            Output::new(Box::new(captured.stdout.clone()), Box::new(captured.stderr.clone()));
+        let (stdout, stderr) = (captured.stdout.clone(), captured.stderr.clone());
+        let output = Output::new(Box::new(stdout), stderr);
         (Reporter { verbosity, sink: Arc::new(Lines::new(output)) }, captured)
     }
 
     /// How much is said: for callers who print different results, or save themselves the work.
     pub fn verbosity(&self) -> Verbosity {
         self.verbosity
+    }
+
+    /// Waits until all lines of stderr have been written, but no longer than until `end`; if there is
+    /// none, for as long as stderr takes nothing.
+    pub fn flush(&self, end: Option<Instant>) {
+        self.sink.flush(end);
     }
 
     /// Something only the curious want to know (`-v`): the engine, an address, a retry.
@@ -118,13 +127,14 @@ impl Reporter {
 
     /// Something that is not as it should be, though it goes on: always shown.
     pub fn warn(&self, text: &str) {
-        self.line(Verbosity::Quiet, &format!("ringpull: warning: {text}"));
+        self.sink.line(&escape(&format!("ringpull: warning: {text}")), Worth::Much);
     }
 
     /// Why the process fails: always shown, and the last line of stderr. The name of the class
     /// is for scripts.
     pub fn error(&self, class: Class, text: &str) {
-        self.line(Verbosity::Quiet, &format!("ringpull: error[{}]: {text}", class.name()));
+        let line = format!("ringpull: error[{}]: {text}", class.name());
+        self.sink.line(&escape(&line), Worth::Much);
     }
 
     /// What a pull cost (`-v`).
@@ -150,7 +160,7 @@ impl Reporter {
 
     fn line(&self, least: Verbosity, text: &str) {
         if self.verbosity >= least {
-            self.sink.line(&escape(text));
+            self.sink.line(&escape(text), Worth::Little);
         }
     }
 }
@@ -165,8 +175,10 @@ impl fmt::Debug for Reporter {
 ///
 /// Called from many threads. A sink must not call back into the progress it is shown.
 trait Sink: Send + Sync {
-    /// A line on stderr.
-    fn line(&self, text: &str);
+    /// A line on stderr. Waits for no reader.
+    fn line(&self, text: &str, worth: Worth);
+    /// Waits until all of stderr is written, or until `end`.
+    fn flush(&self, end: Option<Instant>);
     /// A line on stdout.
     fn result(&self, text: &str) -> io::Result<()>;
     /// How often [`Sink::progress`] is wanted.
@@ -184,30 +196,30 @@ trait Sink: Send + Sync {
 /// The two streams, a whole line at a time.
 struct Output {
     stdout: Mutex<Box<dyn Write + Send>>,
-    stderr: Mutex<Box<dyn Write + Send>>,
+    stderr: Queue,
 }
+
+/// This process's stderr. There is one, so that lines of several reporters keep their order.
+static STDERR: LazyLock<Queue> = LazyLock::new(|| Queue::threaded(Box::new(io::stderr())));
 
 impl Output {
-    fn new(stdout: Box<dyn Write + Send>, stderr: Box<dyn Write + Send>) -> Output {
-        Output { stdout: Mutex::new(stdout), stderr: Mutex::new(stderr) }
+    /// Both written to at once: for tests.
+    fn new(stdout: Box<dyn Write + Send>, stderr: impl Write + Send + 'static) -> Output {
+        Output { stdout: Mutex::new(stdout), stderr: Queue::at_once(Box::new(stderr)) }
     }
 
-    /// Writes a line to stderr. A failure has nowhere to be told, and progress fails no pull.
-    fn line(&self, text: &str) {
-        let _ = write_line(&self.stderr, text);
+    /// Has a line written to stderr.
+    fn line(&self, text: &str, worth: Worth) {
+        self.stderr.put(format!("{text}\n"), worth);
     }
 
-    /// Writes a line to stdout.
+    /// Writes a line to stdout, after all that was said on stderr before: both may be one terminal.
     fn result(&self, text: &str) -> io::Result<()> {
-        write_line(&self.stdout, text)
+        self.stderr.flush(None);
+        let mut stdout = lock(&self.stdout);
+        stdout.write_all(format!("{text}\n").as_bytes())?;
+        stdout.flush()
     }
-}
-
-/// One `write`, so that lines of several processes on one stream stay whole.
-fn write_line(stream: &Mutex<Box<dyn Write + Send>>, text: &str) -> io::Result<()> {
-    let mut stream = lock(stream);
-    stream.write_all(format!("{text}\n").as_bytes())?;
-    stream.flush()
 }
 
 /// What a [`Reporter::captured`] has written so far.
@@ -322,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_broken_pipe_ends_progress_quietly_and_fails_the_result() {
-        let output = Output::new(Box::new(Broken), Box::new(Broken));
+        let output = Output::new(Box::new(Broken), Broken);
         let reporter =
             Reporter { verbosity: Verbosity::Verbose, sink: Arc::new(Lines::new(output)) };
         reporter.warn("unheard");

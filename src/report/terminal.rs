@@ -1,15 +1,18 @@
 //! Rows redrawn in place. `board` says what stands there; indicatif moves the cursor.
 //!
 //! The whole board is the message of one bar, so it is drawn in one piece, and at most once per
-//! tick. Lines are written while the board is off the screen, so neither tears the other.
+//! tick. Lines are written while the board is off the screen, so neither tears the other. All of it
+//! goes through the queue of stderr; while that has not been written yet, nothing is redrawn.
 
+use std::fmt;
 use std::io;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use super::board::{self, Size};
+use super::queue::{Queue, Worth};
 use super::snapshot::{Row, Snapshot};
 use super::{Output, Sink, lock};
 use crate::limits;
@@ -31,7 +34,11 @@ pub(super) struct Screen {
 impl Terminal {
     /// The terminal that this process's stderr is.
     pub(super) fn on_stderr(output: Output) -> Terminal {
-        let target = || ProgressDrawTarget::stderr_with_hz(redraws_per_second());
+        let stderr = output.stderr.clone();
+        let target = move || {
+            let drawn = Drawn { stderr: stderr.clone(), frame: Mutex::default() };
+            ProgressDrawTarget::term_like_with_hz(Box::new(drawn), redraws_per_second())
+        };
         Terminal::new(output, Screen { target: Box::new(target), size: Box::new(stderr_size) })
     }
 
@@ -58,8 +65,15 @@ impl Terminal {
 }
 
 impl Sink for Terminal {
-    fn line(&self, text: &str) {
-        self.aside(|| self.output.line(text));
+    fn line(&self, text: &str, worth: Worth) {
+        // Before the board is taken off the screen, which would be drawn again for nothing.
+        if worth == Worth::Much || self.output.stderr.has_room() {
+            self.aside(|| self.output.line(text, Worth::Much));
+        }
+    }
+
+    fn flush(&self, end: Option<Instant>) {
+        self.output.stderr.flush(end);
     }
 
     fn result(&self, text: &str) -> io::Result<()> {
@@ -79,7 +93,10 @@ impl Sink for Terminal {
     fn changed(&self, _: &Row<'_>) {}
 
     fn progress(&self, pull: &Snapshot<'_>) {
-        if let Some(bar) = &*lock(&self.bar) {
+        // Whoever does not see the last redraw needs no other.
+        if let Some(bar) = &*lock(&self.bar)
+            && self.output.stderr.is_empty()
+        {
             bar.set_message(board::running(pull, (self.screen.size)()).join("\n"));
         }
     }
@@ -90,9 +107,80 @@ impl Sink for Terminal {
         if let Some(bar) = bar.take() {
             bar.finish_and_clear();
             for line in board::ended(pull, (self.screen.size)()) {
-                self.output.line(&line);
+                self.output.line(&line, Worth::Much);
             }
         }
+    }
+}
+
+/// What indicatif draws on: a frame is collected, and put into the queue of stderr as a whole.
+struct Drawn {
+    stderr: Queue,
+    frame: Mutex<String>,
+}
+
+impl Drawn {
+    fn add(&self, text: &str) -> io::Result<()> {
+        lock(&self.frame).push_str(text);
+        Ok(())
+    }
+
+    /// A cursor movement (ECMA-48 section 8.3, CUU to CUB): `n` steps; none has no code.
+    fn step(&self, n: usize, code: char) -> io::Result<()> {
+        if n == 0 { Ok(()) } else { self.add(&format!("\u{1b}[{n}{code}")) }
+    }
+}
+
+impl fmt::Debug for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drawn").finish_non_exhaustive()
+    }
+}
+
+impl TermLike for Drawn {
+    fn width(&self) -> u16 {
+        u16::try_from(stderr_size().width).unwrap_or(u16::MAX)
+    }
+
+    fn height(&self) -> u16 {
+        u16::try_from(stderr_size().height).unwrap_or(u16::MAX)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.step(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.step(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.step(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.step(n, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.add(text)?;
+        self.add("\n")
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add("\r\u{1b}[2K")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let frame = std::mem::take(&mut *lock(&self.frame));
+        if !frame.is_empty() {
+            self.stderr.put(frame, Worth::Much);
+        }
+        Ok(())
     }
 }
 
@@ -147,7 +235,7 @@ mod tests {
     fn reporter(width: u16, height: u16) -> (Reporter, InMemoryTerm) {
         let screen = InMemoryTerm::new(height, width);
         let stream = Stream(screen.clone());
-        let output = Output::new(Box::new(stream.clone()), Box::new(stream));
+        let output = Output::new(Box::new(stream.clone()), stream);
         let drawn = screen.clone();
         let target = move || ProgressDrawTarget::term_like(Box::new(drawn.clone()));
         let size = move || Size { width: width.into(), height: height.into() };

@@ -1,14 +1,16 @@
-//! 72: a signal ends a pull within a second, whatever it waits for: a disk that is slow, or a lock. A
-//! test each, on both engines.
+//! 72 and 83: a signal ends a pull within a second, whatever it waits for: a disk that is slow, a lock,
+//! or whoever reads its output. So does the time that it was given. A test each, on both engines.
 
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringpull::demo::{Action, Blob, Image, Kind, Options, RequestLine, Rule};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Destination, Disk, IMAGE, Scene, for_blob, in_environment, with_deadlines};
-use crate::support::process::{Outcome, Running, SOON, ringpull_under, run};
+use crate::support::process::{Outcome, Running, SOON, ringpull_under, run, slack};
 use crate::support::ringpull::engines;
 use crate::support::server::eventually;
 use crate::support::tools::{text, tool_or_skip};
@@ -80,9 +82,14 @@ fn check_end(outcome: Outcome, took: Duration, signal: Signal, out: &Destination
     assert!(took < Duration::from_secs(1), "{what}: {took:?}");
     assert_eq!(outcome.code, 128 + signal.as_raw(), "{what}: {}", outcome.all);
     // Strace may have a last word.
-    let said =
-        outcome.stderr.lines().any(|line| line == "ringpull: error[interrupted]: interrupted");
-    assert!(said, "{what}: {}", outcome.all);
+    let is_error = |line: &str| line.starts_with("ringpull: error[interrupted]: interrupted");
+    assert!(outcome.stderr.lines().any(is_error), "{what}: {}", outcome.all);
+    check_kept(out);
+}
+
+/// No image is visible, and all that is there is whole.
+#[track_caller]
+fn check_kept(out: &Destination) {
     assert!(!out.path.join("index.json").exists());
     out.verified_blobs();
 }
@@ -219,4 +226,146 @@ fn locks_wanted(running: &Running, path: &std::path::Path) -> bool {
         return false;
     };
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == path))
+}
+
+// --- 83: nobody reads what is printed --------------------------------------------------------------
+
+/// A pipe that takes nothing more, and its reader.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    // A page at a time, then what is left of the last one.
+    for size in [4096, 1] {
+        while writer.write(&vec![b'\n'; size]).is_ok() {}
+    }
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    (reader, writer)
+}
+
+/// A pull of a layer that stalls, whose stderr or stdout nobody reads.
+fn unread(engine: &str, flags: &[&str], scene: &Scene, out: &Destination) -> (Running, PipeReader) {
+    let (reader, writer) = full_pipe();
+    let destination = out.reference();
+    let stderr = flags.contains(&"-v");
+    let arguments = [&["pull", "--engine", engine], flags, &[&scene.reference, &destination]];
+    let mut command = in_environment(&arguments.concat());
+    command.env("RINGPULL_VERBOSE", if stderr { "1" } else { "0" });
+    match stderr {
+        true => command.stderr(writer),
+        false => command.stdout(writer),
+    };
+    (Running::start(command), reader)
+}
+
+#[test]
+fn a_signal_does_not_wait_for_a_reader() {
+    const AT: u64 = 300_000;
+    for engine in engines() {
+        for signal in [Signal::INT, Signal::TERM] {
+            let what = format!("{engine}: {signal:?}");
+            let code = 128 + signal.as_raw();
+            let stall = Rule::on(Kind::Blob).layer(0).first(1).then(Action::StallAfter(AT));
+            let options = Options { faults: stall.into(), ..Options::default() };
+            let scene = Scene::serving(options, &IMAGE);
+            let out = Destination::new();
+            let (running, reader) = unread(engine, &["-v"], &scene, &out);
+            wait_for_bytes(&out, &IMAGE, AT);
+            running.signal(signal);
+            let signalled = Instant::now();
+            let outcome = running.wait();
+            let took = outcome.at - signalled;
+            assert!(took < Duration::from_secs(1), "{what}: stderr: {took:?}");
+            assert_eq!(outcome.code, code, "{what}: stderr: {}", outcome.all);
+            check_kept(&out);
+            drop(reader);
+            // Noted in order, though nobody was told.
+            assert_eq!(go_on(engine, &scene, &out)[0], [AT], "{what}");
+
+            // Amid the result, when the pull itself is over.
+            let scene = Scene::serving(Options::default(), &IMAGE);
+            let out = Destination::new();
+            let (running, reader) = unread(engine, &[], &scene, &out);
+            let index = out.path.join("index.json");
+            eventually(|| index.exists().then_some(())).expect("the image is visible");
+            running.signal(signal);
+            let signalled = Instant::now();
+            let outcome = running.wait();
+            let took = outcome.at - signalled;
+            assert!(took < Duration::from_secs(1), "{what}: stdout: {took:?}");
+            assert_eq!(outcome.code, code, "{what}: stdout: {}", outcome.all);
+            drop(reader);
+            out.expect(Disk::Image, &IMAGE);
+        }
+    }
+}
+
+#[test]
+fn a_reader_who_stopped_holds_up_no_pull() {
+    for engine in engines() {
+        let scene = Scene::serving(Options::default(), &IMAGE);
+        let out = Destination::new();
+        let (running, mut reader) = unread(engine, &["-v"], &scene, &out);
+        let index = out.path.join("index.json");
+        eventually(|| index.exists().then_some(())).expect("the image is visible");
+        // Read at last, and nothing is lost.
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        running.wait().expect_success();
+        let text = text.trim_start();
+        assert!(text.starts_with("engine: "), "{engine}: {text}");
+        assert!(text.contains("\npulled: ") && text.contains("\nfetched "), "{engine}: {text}");
+    }
+}
+
+// --- the time that a command is given --------------------------------------------------------------
+
+#[test]
+fn a_pull_ends_in_order_when_its_time_is_over() {
+    const AT: u64 = 300_000;
+    const LIMIT: Duration = Duration::from_secs(1);
+    for engine in engines() {
+        let stall = Rule::on(Kind::Blob).layer(0).first(1).then(Action::StallAfter(AT));
+        let options = Options { faults: stall.into(), ..Options::default() };
+        let scene = Scene::serving(options, &IMAGE);
+        let out = Destination::new();
+        let destination = out.reference();
+        let pull = ["pull", "--engine", engine, "--timeout", "1s", &scene.reference, &destination];
+        let outcome = run(in_environment(&pull));
+        let text = "not done within 1 s, which is all the time it has (--timeout); what was received is \
+                    kept, and the same command goes on from there";
+        outcome.expect_failure(5, "timeout", text);
+        check_in_time(engine, &outcome, LIMIT);
+        check_kept(&out);
+        assert_eq!(go_on(engine, &scene, &out)[0], [AT], "{engine}");
+
+        // Before there is anything to keep.
+        let stall = Rule::on(Kind::Manifest).then(Action::StallBeforeHead);
+        let options = Options { faults: stall.into(), ..Options::default() };
+        let scene = Scene::serving(options, &IMAGE);
+        let out = Destination::new();
+        let destination = out.reference();
+        let mut command =
+            in_environment(&["pull", "--engine", engine, &scene.reference, &destination]);
+        let outcome = run({
+            command.env("RINGPULL_TIMEOUT", "1s");
+            command
+        });
+        let last = "which is all the time it has (--timeout)";
+        outcome.expect_failure(5, "timeout", last);
+        assert!(outcome.last_line().ends_with(last), "{}", outcome.all);
+        check_in_time(engine, &outcome, LIMIT);
+
+        // Though nobody reads.
+        let (running, reader) = unread(engine, &["-v", "--timeout", "1s"], &scene, &out);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, 5, "{}", outcome.all);
+        check_in_time(engine, &outcome, LIMIT + Duration::from_secs(1));
+        drop(reader);
+    }
+}
+
+#[track_caller]
+fn check_in_time(engine: &str, outcome: &Outcome, limit: Duration) {
+    let took = outcome.took;
+    assert!(took < limit + slack(), "{engine}: took {took:?}: {}", outcome.all);
 }

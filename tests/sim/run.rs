@@ -11,7 +11,7 @@ use std::time::Duration;
 use ringpull::demo::{Image, Options, Registry};
 use ringpull::error::Class;
 use ringpull::image::{Algorithm, Digest};
-use ringpull::pull::{self, Pulled};
+use ringpull::pull::{self, Pulled, Stop};
 use ringpull::report::{Reporter, Verbosity};
 use ringpull::store::disk;
 use ringpull::transport::Engine;
@@ -268,7 +268,7 @@ impl Stage<'_> {
                     Some(ended) => Some(ended),
                     None => {
                         network.trace(|| "a signal".into());
-                        let _ = stop.send(Some(2));
+                        let _ = stop.send(Some(Stop::Signal(2)));
                         within(ENDS_AFTER_SIGNAL, &mut pulling).await
                     }
                 },
