@@ -1,10 +1,10 @@
 //! Peers that take a list of steps, for what is below HTTP: contracts of connect, send and receive.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
@@ -153,21 +153,60 @@ pub fn blackhole_at(address: SocketAddr) -> io::Result<Blackhole> {
     // One connection fits the queue of a listener with backlog 0 (listen(2) of Linux: the queue is
     // full when it holds more than its backlog); a few more are tried, for other kernels.
     const QUEUED_MAX: usize = 16;
-    // A connect on loopback takes microseconds, or for ever.
-    const CONNECT_TIME: Duration = Duration::from_millis(100);
+    // How long the kernel may take over a handshake on loopback; microseconds, unless it is busy.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(1);
     let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     listener.bind(&address.into())?;
     listener.listen(0)?;
     let address = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut queued = Vec::new();
     while queued.len() < QUEUED_MAX {
-        match TcpStream::connect_timeout(&address, CONNECT_TIME) {
-            Ok(stream) => queued.push(stream),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Ok(Blackhole { address, _listener: listener, _queued: queued });
+        queued.push(TcpStream::connect_timeout(&address, PATIENCE)?);
+        // Connected here does not mean queued there: the last packet of the handshake may be on its way.
+        let end = Instant::now() + PATIENCE;
+        while accept_queue(address)? < queued.len() {
+            if Instant::now() >= end {
+                return Err(io::ErrorKind::TimedOut.into());
             }
-            Err(error) => return Err(error),
+            std::thread::sleep(PAUSE);
+        }
+        if accept_queue(address)? > BACKLOG_OF_ZERO {
+            return Ok(Blackhole { address, _listener: listener, _queued: queued });
         }
     }
     Err(io::Error::other("this kernel accepts connections past a listener's backlog"))
+}
+
+/// A queue that holds more than its backlog is full, and all SYNs are dropped.
+const BACKLOG_OF_ZERO: usize = 0;
+
+/// How many connections wait to be accepted at `address` (proc(5), `/proc/net/tcp`: the receive queue
+/// of a socket that listens).
+fn accept_queue(address: SocketAddr) -> io::Result<usize> {
+    const LISTENS: &str = "0A";
+    let table = match address {
+        SocketAddr::V4(_) => "/proc/thread-self/net/tcp",
+        SocketAddr::V6(_) => "/proc/thread-self/net/tcp6",
+    };
+    let table = std::fs::read_to_string(table)?;
+    // Addresses are written as the 32-bit words that this machine has in memory.
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words = octets.chunks_exact(4).map(|word| {
+        let word = [word[0], word[1], word[2], word[3]];
+        format!("{:08X}", u32::from_ne_bytes(word))
+    });
+    let wanted = format!("{}:{:04X}", words.collect::<String>(), address.port());
+    let queue = table.lines().find_map(|line| {
+        let mut cells = line.split_ascii_whitespace().skip(1);
+        let (local, _remote, state) = (cells.next()?, cells.next()?, cells.next()?);
+        let (_sent, received) = cells.next()?.split_once(':')?;
+        (local == wanted && state == LISTENS)
+            .then(|| usize::from_str_radix(received, 16).ok())
+            .flatten()
+    });
+    queue.ok_or_else(|| io::ErrorKind::NotFound.into())
 }

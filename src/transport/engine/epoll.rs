@@ -16,16 +16,22 @@ use tokio::task::LocalSet;
 use tokio::time::timeout_at;
 
 use super::super::{Buffer, Deadline, Error, Phase};
+use super::EngineId;
 
 /// Tokio's current-thread runtime.
 pub struct Engine {
+    id: EngineId,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Engine {
     pub(super) fn start() -> io::Result<Engine> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Engine { runtime })
+        Ok(Engine { id: EngineId::new(), runtime })
+    }
+
+    pub(super) fn id(&self) -> EngineId {
+        self.id
     }
 
     pub(super) fn run<F: Future>(&self, main: F) -> F::Output {

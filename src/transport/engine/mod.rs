@@ -14,11 +14,15 @@
 //! - An operation that is dropped while under way makes its socket unusable: the kernel may still
 //!   have taken bytes. The socket is shut down, so that the peer sees the end.
 //! - A socket's descriptor is closed when nothing is in flight on it any more, and not before.
+//! - A connect that is dropped under way is cancelled, be it that the kernel had not seen it yet.
+//! - A socket works inside the `run` of the engine that made it, and in no other: there it would
+//!   count in the wrong ring, and wait for a kernel that nobody asks.
 //!
 //! Code above this module is the same for every engine: it takes a [`Connector`] and never asks.
 
 mod epoll;
 mod low_water;
+mod names;
 pub mod sim;
 pub mod uring;
 
@@ -27,10 +31,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
 use super::{Buffer, Deadline, Error, clock};
+pub(super) use names::look_up;
 
 /// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,10 +106,19 @@ impl Engine {
     /// Runs `main` and all that it spawns with `tokio::task::spawn_local`, until `main` ends.
     /// What is still under way then is cancelled.
     pub fn run<F: Future>(&self, main: F) -> F::Output {
+        let _running = Running::enter(self.id());
         match self {
             Engine::Uring(engine) => engine.run(main),
             Engine::Epoll(engine) => engine.run(main),
             Engine::Sim(engine) => engine.run(main),
+        }
+    }
+
+    fn id(&self) -> EngineId {
+        match self {
+            Engine::Uring(engine) => engine.id(),
+            Engine::Epoll(engine) => engine.id(),
+            Engine::Sim(engine) => engine.id(),
         }
     }
 
@@ -126,6 +141,39 @@ impl Engine {
     }
 }
 
+/// Tells the engines of this process from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EngineId(u64);
+
+impl EngineId {
+    fn new() -> EngineId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        EngineId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+thread_local! {
+    /// The engine whose `run` this thread is in.
+    static RUNNING: Cell<Option<EngineId>> = const { Cell::new(None) };
+}
+
+/// Marks an engine as the running one of this thread while it lives.
+struct Running {
+    before: Option<EngineId>,
+}
+
+impl Running {
+    fn enter(id: EngineId) -> Running {
+        Running { before: RUNNING.replace(Some(id)) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(self.before);
+    }
+}
+
 /// Makes connections on the engine it came from.
 #[derive(Clone)]
 pub enum Connector {
@@ -138,13 +186,27 @@ pub enum Connector {
 }
 
 impl Connector {
-    /// Connects to one address.
+    /// Whether a socket more would leave room for another one, where that is bounded.
+    pub(super) fn has_room(&self) -> bool {
+        match self {
+            Connector::Uring(connector) => connector.has_room(),
+            Connector::Epoll | Connector::Sim(_) => true,
+        }
+    }
+
+    /// Connects to one address. Dropped under way, the attempt is cancelled.
     ///
     /// # Errors
     /// [`Error::Expired`] at the deadline, [`Error::Io`] when the kernel or the peer refuses.
     pub async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<Socket, Error> {
         if deadline.remaining(clock::now()).is_none() {
             return Err(Error::expired(deadline));
+        }
+        let engine = RUNNING.get();
+        if let Connector::Uring(connector) = self
+            && engine != Some(connector.id())
+        {
+            return Err(Error::Broken(FOREIGN));
         }
         let stream = match self {
             Connector::Uring(connector) => {
@@ -155,6 +217,7 @@ impl Connector {
         };
         Ok(Socket {
             stream,
+            engine,
             receiving: Cell::default(),
             sending: Cell::default(),
             lost: Cell::default(),
@@ -162,9 +225,14 @@ impl Connector {
     }
 }
 
+/// Why an operation is refused outside of the engine that its socket belongs to.
+const FOREIGN: &str = "a socket was used outside of the engine that made it";
+
 /// A connected TCP socket.
 pub struct Socket {
     stream: Stream,
+    /// The engine in whose `run` it was made.
+    engine: Option<EngineId>,
     /// A receive is under way.
     receiving: Cell<bool>,
     /// A send is under way.
@@ -313,6 +381,9 @@ impl<'a> Turn<'a> {
     ) -> Result<Turn<'a>, Error> {
         if socket.lost.get() {
             return Err(Error::Broken("the socket was used after an operation on it was dropped"));
+        }
+        if socket.engine != RUNNING.get() {
+            return Err(Error::Broken(FOREIGN));
         }
         if busy.get() {
             return Err(Error::Broken("two operations in one direction of a socket"));

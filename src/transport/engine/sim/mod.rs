@@ -30,11 +30,13 @@ use tokio::time::{Instant, sleep_until};
 pub use network::{Fault, Listener, Network, Peer, Weather};
 
 use super::super::{Buffer, Deadline, Error, Phase, clock};
+use super::EngineId;
 use network::Fate;
 use pipe::{Pipe, Ready};
 
 /// A runtime and the network that its sockets are on.
 pub struct Engine {
+    id: EngineId,
     runtime: tokio::runtime::Runtime,
     network: Network,
 }
@@ -42,7 +44,11 @@ pub struct Engine {
 impl Engine {
     /// An engine on a current-thread `runtime`, whose clock should be paused.
     pub(super) fn new(runtime: tokio::runtime::Runtime, network: Network) -> Engine {
-        Engine { runtime, network }
+        Engine { id: EngineId::new(), runtime, network }
+    }
+
+    pub(super) fn id(&self) -> EngineId {
+        self.id
     }
 
     pub(super) fn run<F: Future>(&self, main: F) -> F::Output {

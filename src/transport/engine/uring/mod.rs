@@ -28,6 +28,7 @@
 //! This module and its children are the only place with `unsafe`; each block says why it holds.
 #![allow(unsafe_code)]
 
+mod lent;
 mod pair;
 mod self_test;
 
@@ -48,6 +49,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::MissedTickBehavior;
 
 use super::super::{Buffer, Deadline, Error, Phase};
+use super::EngineId;
+use lent::Lent;
 use pair::{Lane, Outcome, Pair};
 
 pub use self_test::{Ability, Operation, features, self_test, self_test_for, switch};
@@ -137,10 +140,13 @@ pub struct Shape {
 
 /// What all sockets of a ring share.
 struct Ring {
+    id: EngineId,
     /// One permit for each socket the ring has entries for.
     sockets: Arc<Semaphore>,
     /// Every socket that may have something in flight, for the watch.
     open: RefCell<Vec<Weak<File>>>,
+    /// Sockets whose connect was given up, perhaps before the kernel had seen it.
+    abandoned: RefCell<Vec<Weak<File>>>,
     counters: Cell<Counters>,
     /// Told of each pair that is queued.
     queued: Notify,
@@ -178,14 +184,27 @@ impl Ring {
         });
     }
 
+    /// Ends the connects that were given up and go on: one that was queued only when its socket was
+    /// shut down began afterwards, as if nothing had happened.
+    fn end_abandoned(&self) {
+        self.abandoned.borrow_mut().retain(|file| {
+            let file = file.upgrade();
+            if let Some(file) = &file {
+                file.shutdown(Shutdown::Both);
+            }
+            file.is_some()
+        });
+    }
+
     /// Ends every connection and waits until nothing is in flight.
     async fn drain(&self) {
         self.ending.set(true);
-        for file in self.open.borrow().iter().filter_map(Weak::upgrade) {
-            file.shutdown(Shutdown::Both);
-        }
         while self.in_flight.get() > 0 {
-            self.idle.notified().await;
+            // Again and again: the kernel may not have seen a connect yet.
+            for file in self.open.borrow().iter().filter_map(Weak::upgrade) {
+                file.shutdown(Shutdown::Both);
+            }
+            let _ = tokio::time::timeout(SUBMIT_AGAIN[0], self.idle.notified()).await;
         }
     }
 }
@@ -264,8 +283,10 @@ impl Engine {
         builder.entries(entries);
         let runtime = tokio_uring::Runtime::new(builder.uring_builder(&ring_builder))?;
         let ring = Rc::new(Ring {
+            id: EngineId::new(),
             sockets: Arc::new(Semaphore::new(sockets)),
             open: RefCell::default(),
+            abandoned: RefCell::default(),
             counters: Cell::default(),
             queued: Notify::new(),
             in_flight: Cell::default(),
@@ -290,10 +311,14 @@ impl Engine {
                 rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     tokio::select! {
-                        _ = rounds.tick() => ring.end_overdue(Instant::now()),
+                        _ = rounds.tick() => {
+                            ring.end_overdue(Instant::now());
+                            ring.end_abandoned();
+                        }
                         () = ring.queued.notified() => {
                             for pause in SUBMIT_AGAIN {
                                 tokio::time::sleep(pause).await;
+                                ring.end_abandoned();
                             }
                         }
                     }
@@ -303,6 +328,10 @@ impl Engine {
             watch.abort();
             output
         })
+    }
+
+    pub(super) fn id(&self) -> EngineId {
+        self.ring.id
     }
 
     /// How many sockets the ring has entries for.
@@ -339,6 +368,15 @@ impl Connector {
     /// What the engine counted so far.
     pub fn counters(&self) -> Counters {
         self.ring.counters.get()
+    }
+
+    pub(super) fn id(&self) -> EngineId {
+        self.ring.id
+    }
+
+    /// Whether the ring has entries for two sockets more: one that can be spared, and one to spare.
+    pub(super) fn has_room(&self) -> bool {
+        self.ring.sockets.available_permits() > 1
     }
 
     pub(super) async fn connect(
@@ -408,13 +446,18 @@ pub struct Stream {
 
 impl Stream {
     async fn connect(&self, address: SocketAddr, deadline: Deadline) -> Result<(), Error> {
-        let target = Box::new(SockAddr::from(address));
-        let entry =
-            opcode::Connect::new(self.file.fd(), target.as_ptr().cast(), target.len()).build();
+        let address = SockAddr::from(address);
+        let length = address.len();
+        let target = Lent::new(address);
+        // SAFETY: the value is there, and no other reference to it exists. The pointer stays good
+        // when this reference is gone: nothing writes to the address any more.
+        let pointer = unsafe { (*target.as_ptr()).as_ptr() };
+        let entry = opcode::Connect::new(self.file.fd(), pointer.cast(), length).build();
         // A connect whose future is dropped must not go on: the socket is of no use to anyone.
-        let abandon = ShutdownOnDrop(&self.file);
-        // SAFETY: the entry points to the address, which is boxed and stored with the operation,
-        // and names the socket, to which the operation holds a reference.
+        let abandon = AbandonOnDrop(self);
+        // SAFETY: the entry points to the address, which is on the heap, does not move with its
+        // owner (`Lent`), and is stored with the operation; it names the socket, to which the
+        // operation holds a reference.
         let pair = unsafe { Pair::submit(self, Lane::Send, target, entry, deadline.at) };
         let (outcome, _target) = pair.await;
         std::mem::forget(abandon);
@@ -468,14 +511,15 @@ impl Stream {
 
     /// A receive that waits for readiness first, which is where the kernel minds the mark.
     async fn recv_at_the_mark(&self, mut buffer: Buffer, deadline: Deadline) -> (Outcome, Buffer) {
-        let mut message = Message::new(buffer.spare());
+        let message = Message::new(buffer.spare());
         let entry = opcode::RecvMsg::new(self.file.fd(), message.header())
             .ioprio(RECVSEND_POLL_FIRST)
             .build();
         // SAFETY: the entry points to the header, which points to the vector, which points to the
-        // spare part of the buffer. Header and vector are in one box, the buffer's storage is on the
-        // heap; both are stored with the operation, and neither moves with its owner. The entry
-        // names the socket, to which the operation holds a reference.
+        // spare part of the buffer. Header and vector are side by side on the heap, the buffer's
+        // storage is there too; all are stored with the operation, and none moves with its owner
+        // (`Lent`, and the storage of `Buffer`). The entry names the socket, to which the operation
+        // holds a reference.
         let pair =
             unsafe { Pair::submit(self, Lane::Receive, (buffer, message), entry, deadline.at) };
         let (outcome, (buffer, _message)) = pair.await;
@@ -539,7 +583,7 @@ fn is_invalid(error: &io::Error) -> bool {
 
 /// What recvmsg(2) takes for one piece of memory: a header that points to a vector of one, side by
 /// side on the heap.
-struct Message(Box<(libc::msghdr, libc::iovec)>);
+struct Message(Lent<(libc::msghdr, libc::iovec)>);
 
 impl Message {
     fn new(memory: &mut [u8]) -> Message {
@@ -547,23 +591,33 @@ impl Message {
         // SAFETY: a header of zeros and null pointers is a valid one, without name, vector and
         // control data.
         let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut both = Box::new((header, vector));
-        both.0.msg_iov = &raw mut both.1;
-        both.0.msg_iovlen = 1;
+        let both = Lent::new((header, vector));
+        let place = both.as_ptr();
+        // SAFETY: the value is there, and nobody else knows of it yet. Both pointers come from the one
+        // that `Lent` keeps, and so stay good as long as it lives.
+        unsafe {
+            (*place).0.msg_iov = &raw mut (*place).1;
+            (*place).0.msg_iovlen = 1;
+        }
         Message(both)
     }
 
-    fn header(&mut self) -> *mut libc::msghdr {
-        &raw mut self.0.0
+    fn header(&self) -> *mut libc::msghdr {
+        // SAFETY: the value is there; no reference to it is made.
+        unsafe { &raw mut (*self.0.as_ptr()).0 }
     }
 }
 
-/// Shuts a socket down when it is dropped.
-struct ShutdownOnDrop<'a>(&'a File);
+/// Gives a connect up when it is dropped: its socket is shut down, now and until the kernel has
+/// let go of it.
+struct AbandonOnDrop<'a>(&'a Stream);
 
-impl Drop for ShutdownOnDrop<'_> {
+impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.shutdown(Shutdown::Both);
+        let Stream { file, ring } = self.0;
+        file.shutdown(Shutdown::Both);
+        ring.abandoned.borrow_mut().push(Rc::downgrade(file));
+        ring.queued.notify_one();
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpai
 use socket2::SockAddr;
 
 use super::Engine;
+use super::lent::Lent;
 use ring::{reap, submit};
 
 /// Whether the io_uring engine can be used.
@@ -192,11 +193,13 @@ fn entered(ring: &mut IoUring) -> io::Result<bool> {
 /// Needs no network, not even loopback, and never waits.
 fn refused_connect(ring: &mut IoUring) -> io::Result<Result<(), String>> {
     // An abstract name begins with a NUL, and is of the network namespace, not of the file system.
-    let address = Box::new(SockAddr::unix("\0ringpull: nobody listens here")?);
+    let address = Lent::new(SockAddr::unix("\0ringpull: nobody listens here")?);
+    // SAFETY: the value is there until `address` is dropped, and nothing ever writes to it.
+    let name = unsafe { &*address.as_ptr() };
+    let (pointer, length) = (name.as_ptr(), name.len());
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     let connect =
-        opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr().cast(), address.len())
-            .build();
+        opcode::Connect::new(types::Fd(socket.as_raw_fd()), pointer.cast(), length).build();
     // SAFETY: the entry points into `address`, which is dropped below only after the completion
     // was reaped, and leaked otherwise; `socket` is closed after that too.
     if unsafe { ring.submission().push(&connect) }.is_err() {
@@ -231,7 +234,7 @@ impl EndsBy {
         {
             return Ok(Err(reason));
         }
-        let mut held = Box::new(Held {
+        let held = Lent::new(Held {
             byte: [0],
             // Absolute: a moment after the system started is always in the past; a century is not.
             at: match self {
@@ -239,14 +242,15 @@ impl EndsBy {
                 EndsBy::Timeout => types::Timespec::new().nsec(1),
             },
         });
-        let receive = opcode::Recv::new(types::Fd(ours.as_raw_fd()), held.byte.as_mut_ptr(), 1)
+        // SAFETY: the value is there; no reference to it is made.
+        let (byte, at) =
+            unsafe { (&raw mut (*held.as_ptr()).byte, &raw const (*held.as_ptr()).at) };
+        let receive = opcode::Recv::new(types::Fd(ours.as_raw_fd()), byte.cast(), 1)
             .build()
             .flags(squeue::Flags::IO_LINK)
             .user_data(RECEIVE);
-        let timeout = opcode::LinkTimeout::new(&raw const held.at)
-            .flags(types::TimeoutFlags::ABS)
-            .build()
-            .user_data(TIMEOUT);
+        let timeout =
+            opcode::LinkTimeout::new(at).flags(types::TimeoutFlags::ABS).build().user_data(TIMEOUT);
         // SAFETY: both entries point into `held`, which is dropped below only after both
         // completions were reaped, and leaked otherwise; `ours` is closed after that too.
         if unsafe { ring.submission().push_multiple(&[receive, timeout]) }.is_err() {
@@ -321,10 +325,10 @@ fn told(result: i32) -> String {
 }
 
 /// Leaves what did not complete to the kernel.
-fn give_up<D>(socket: OwnedFd, held: Box<D>) {
+fn give_up<D>(socket: OwnedFd, held: Lent<D>) {
     let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
     std::mem::forget(socket);
-    Box::leak(held);
+    std::mem::forget(held);
 }
 
 #[cfg(test)]
