@@ -34,6 +34,31 @@ pub const RECV_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default deadline for one address to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an address has a head start before the next one of its name is tried beside it (RFC 8305
+/// section 8, "Connection Attempt Delay").
+pub const RACE_DELAY: Duration = Duration::from_millis(250);
+
+/// Most addresses tried at once for one connection. A name can have dozens of addresses in one
+/// network that is down.
+pub const RACE_ATTEMPTS_MAX: usize = 4;
+
+/// Most attempts that all connections of a pull make beside their first ones, so that a network which
+/// is down costs no more descriptors than these.
+pub const RACE_EXTRA_MAX: usize = 4;
+
+/// How long the addresses of a name are used before it is looked up again. Names of registries and
+/// storages live for a minute or more; a change within half of one is met by a failed connection,
+/// which forgets the addresses at once.
+pub const NAME_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Most names whose addresses are kept at once. A redirect can name any host, so a peer could name
+/// many; a pull from a real registry needs three or four.
+pub const NAMES_KEPT_MAX: usize = 64;
+
+/// Most addresses that are used of one name. Round-robin names have up to a dozen, and nobody waits
+/// for the deadlines of more.
+pub const NAME_ADDRESSES_MAX: usize = 32;
+
 /// Default deadline of a whole TLS handshake.
 pub const TLS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -331,8 +356,8 @@ pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64 * 9 / 8;
 pub const CONNECTION_DESCRIPTORS: u64 = 8;
 
 /// File descriptors that a pull needs besides: standard streams, two engines, signals, the store
-/// and its locks.
-pub const DESCRIPTORS_RESERVED: u64 = 22;
+/// and its locks, and attempts to connect beside the first ones.
+pub const DESCRIPTORS_RESERVED: u64 = 22 + RACE_EXTRA_MAX as u64;
 
 /// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
 /// one piece.

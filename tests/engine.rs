@@ -12,8 +12,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ringpull::limits::LOW_WATER_HOLD;
+use ringpull::demo::blackhole;
+use ringpull::limits::{LOW_WATER_HOLD, RACE_DELAY, RACE_EXTRA_MAX};
 use ringpull::transport::engine::uring;
+use ringpull::transport::race::{self, Lost};
 use ringpull::transport::{
     Buffer, Connection, Connector, Deadline, Engine, EngineKind, Error, Fill, Phase, Socket,
 };
@@ -51,6 +53,14 @@ contract! {
     a_connection_that_nobody_accepts_ends_at_the_deadline,
     a_dropped_receive_takes_the_socket_out_of_use,
     a_dropped_connect_leaves_nothing,
+    a_connect_that_is_dropped_before_it_was_submitted_leaves_nothing,
+    a_socket_is_refused_in_the_run_of_another_engine,
+    the_next_address_starts_after_the_delay_and_the_first_to_accept_wins,
+    an_address_that_fails_starts_the_next_one_at_once,
+    each_address_has_a_deadline_of_its_own,
+    attempts_beside_the_first_are_bounded,
+    a_race_that_is_dropped_leaves_nothing,
+    a_ring_without_room_for_it_makes_no_second_attempt,
     two_receives_at_once_are_refused,
     receiving_and_sending_at_once_is_fine,
     an_idle_socket_tells_whether_it_is_quiet,
@@ -207,7 +217,7 @@ fn a_refused_connection_is_an_error(engine: &Engine) {
 
 fn a_connection_that_nobody_accepts_ends_at_the_deadline(engine: &Engine) {
     engine.run(async {
-        let full = full_listener();
+        let full = blackhole().unwrap();
         let start = Instant::now();
         let result = engine.connector().connect(full.address, connect(SHORT)).await;
         assert!(matches!(result, Err(Error::Expired { phase: Phase::Connect, .. })), "{result:?}");
@@ -232,13 +242,210 @@ fn a_dropped_receive_takes_the_socket_out_of_use(engine: &Engine) {
 
 fn a_dropped_connect_leaves_nothing(engine: &Engine) {
     engine.run(async {
-        let full = full_listener();
+        let full = blackhole().unwrap();
         let before = open_descriptors();
         let connector = engine.connector();
         let connecting = connector.connect(full.address, connect(LONG));
         assert!(tokio::time::timeout(Duration::from_millis(20), connecting).await.is_err());
         until(|| open_descriptors() <= before).await;
     });
+}
+
+/// Dropped in the moment in which it was queued: the kernel sees the connect after the shutdown.
+fn a_connect_that_is_dropped_before_it_was_submitted_leaves_nothing(engine: &Engine) {
+    engine.run(async {
+        let full = blackhole().unwrap();
+        let before = open_descriptors();
+        let connector = engine.connector();
+        let start = Instant::now();
+        for _ in 0..8 {
+            let mut connecting = Box::pin(connector.connect(full.address, connect(LONG)));
+            poll_once(connecting.as_mut()).await;
+            drop(connecting);
+        }
+        until(|| open_descriptors() <= before).await;
+        // Not at the deadline, at which the kernel gives up by itself.
+        assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    });
+}
+
+fn a_socket_is_refused_in_the_run_of_another_engine(engine: &Engine) {
+    let other = Engine::start(engine.kind(), 4).unwrap();
+    let (socket, mut peer) = engine.run(connected(engine));
+    peer.write_all(b"kept").unwrap();
+    other.run(async {
+        let (result, _) = socket.recv(Buffer::new(8), body(SHORT)).await;
+        assert!(matches!(result, Err(Error::Broken(_))), "{result:?}");
+        let (result, _) = socket.send(Bytes::from_static(b"x"), send(SHORT)).await;
+        assert!(matches!(result, Err(Error::Broken(_))), "{result:?}");
+        if engine.kind() == EngineKind::Uring {
+            let address = peer.local_addr().unwrap();
+            let result = engine.connector().connect(address, connect(SHORT)).await;
+            assert!(matches!(result, Err(Error::Broken(_))), "{result:?}");
+        }
+    });
+    // At home it is as good as ever.
+    engine.run(async {
+        let (count, buffer) = socket.recv(Buffer::new(8), body(LONG)).await;
+        assert_eq!((count.unwrap(), buffer.filled()), (4, &b"kept"[..]));
+    });
+}
+
+/// Who lost a race, and whether that was by being overtaken.
+async fn raced(
+    engine: &Engine,
+    addresses: &[SocketAddr],
+    limit: Duration,
+    places: &race::Places,
+) -> (Result<SocketAddr, Error>, Vec<(SocketAddr, bool)>) {
+    let mut lost = Vec::new();
+    let learn = |address, how: Lost<'_>| lost.push((address, matches!(how, Lost::Overtaken)));
+    let won = race::connect(&engine.connector(), addresses, limit, places, learn).await;
+    (won.map(|(_, address)| address), lost)
+}
+
+fn the_next_address_starts_after_the_delay_and_the_first_to_accept_wins(engine: &Engine) {
+    engine.run(async {
+        let (silent, dead) = (blackhole().unwrap(), blackhole().unwrap());
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = (good.local_addr().unwrap(), good);
+        let before = open_descriptors();
+        let start = Instant::now();
+        let addresses = [silent.address, dead.address, good.0];
+        let (won, lost) = raced(engine, &addresses, LONG, &race::Places::new()).await;
+        let took = start.elapsed();
+        assert_eq!(won.unwrap(), good.0);
+        assert_eq!(lost, [(silent.address, true), (dead.address, true)]);
+        assert!(took >= 2 * RACE_DELAY && took < 2 * RACE_DELAY + slack(), "{took:?}");
+        // The losers are cancelled, and closed.
+        until(|| open_descriptors() <= before).await;
+        assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    });
+}
+
+fn an_address_that_fails_starts_the_next_one_at_once(engine: &Engine) {
+    engine.run(async {
+        let refuses = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [refuses(), refuses(), good.local_addr().unwrap()];
+        let start = Instant::now();
+        let (won, lost) = raced(engine, &addresses, LONG, &race::Places::new()).await;
+        assert_eq!(won.unwrap(), addresses[2]);
+        assert_eq!(lost, [(addresses[0], false), (addresses[1], false)]);
+        assert!(start.elapsed() < 2 * RACE_DELAY + slack(), "{:?}", start.elapsed());
+        // Beside one that is silent, too.
+        let silent = blackhole().unwrap();
+        let addresses = [silent.address, addresses[0], addresses[2]];
+        let start = Instant::now();
+        let (won, lost) = raced(engine, &addresses, LONG, &race::Places::new()).await;
+        assert_eq!(won.unwrap(), addresses[2]);
+        assert_eq!(lost, [(addresses[1], false), (addresses[0], true)]);
+        assert!(start.elapsed() < 2 * RACE_DELAY + slack(), "{:?}", start.elapsed());
+    });
+}
+
+fn each_address_has_a_deadline_of_its_own(engine: &Engine) {
+    engine.run(async {
+        let holes = [blackhole().unwrap(), blackhole().unwrap()];
+        let addresses = [holes[0].address, holes[1].address];
+        let limit = 2 * RACE_DELAY;
+        let start = Instant::now();
+        let (won, lost) = raced(engine, &addresses, limit, &race::Places::new()).await;
+        let took = start.elapsed();
+        let Err(Error::Address { address, source }) = won else { panic!("{won:?}") };
+        assert_eq!(address, addresses[1], "the last one to fail");
+        assert!(matches!(*source, Error::Expired { phase: Phase::Connect, .. }), "{source:?}");
+        assert_eq!(lost, addresses.map(|address| (address, false)));
+        let both = RACE_DELAY + limit;
+        assert!(took >= both && took < both + slack(), "{took:?}");
+    });
+}
+
+fn attempts_beside_the_first_are_bounded(engine: &Engine) {
+    const RACES: usize = 3 * RACE_EXTRA_MAX;
+    engine.run(async {
+        let holes: Vec<_> = (0..3).map(|_| blackhole().unwrap()).collect();
+        let addresses: Vec<SocketAddr> = holes.iter().map(|hole| hole.address).collect();
+        let places = Rc::new(race::Places::new());
+        let before = open_descriptors();
+        let most = Rc::new(std::cell::Cell::new(0));
+        let races = async {
+            let one = || raced(engine, &addresses, LONG, &places);
+            let mut all: Vec<_> = (0..RACES).map(|_| Box::pin(one())).collect();
+            for race in &mut all {
+                poll_once(race.as_mut()).await;
+            }
+            // All that they are allowed to, they have begun after this.
+            tokio::time::sleep(RACE_DELAY + SHORT).await;
+            for race in &mut all {
+                poll_once(race.as_mut()).await;
+            }
+            most.set(open_descriptors().saturating_sub(before));
+            drop(all);
+        };
+        races.await;
+        assert_eq!(most.get(), RACES + RACE_EXTRA_MAX);
+        until(|| open_descriptors() <= before).await;
+    });
+}
+
+fn a_race_that_is_dropped_leaves_nothing(engine: &Engine) {
+    engine.run(async {
+        let holes: Vec<_> = (0..3).map(|_| blackhole().unwrap()).collect();
+        let addresses: Vec<SocketAddr> = holes.iter().map(|hole| hole.address).collect();
+        let before = open_descriptors();
+        let places = race::Places::new();
+        let start = Instant::now();
+        let race = raced(engine, &addresses, LONG, &places);
+        assert!(tokio::time::timeout(2 * RACE_DELAY + SHORT, race).await.is_err());
+        until(|| open_descriptors() <= before).await;
+        assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+        // Its places are free again.
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [addresses[0], good.local_addr().unwrap()];
+        assert_eq!(raced(engine, &addresses, LONG, &places).await.0.unwrap(), addresses[1]);
+    });
+}
+
+/// The sockets of a small ring are given to connections, not to second attempts.
+fn a_ring_without_room_for_it_makes_no_second_attempt(outer: &Engine) {
+    const SOCKETS: usize = 4;
+    if outer.kind() != EngineKind::Uring {
+        return;
+    }
+    let engine = Engine::start(EngineKind::Uring, SOCKETS).unwrap();
+    assert_eq!(engine.sockets(), Some(SOCKETS));
+    engine.run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut held = Vec::new();
+        for _ in 0..SOCKETS - 2 {
+            held.push(connected_to(&engine, &listener).await);
+        }
+        let silent = blackhole().unwrap();
+        let addresses = [silent.address, listener.local_addr().unwrap()];
+        let places = race::Places::new();
+        // One socket for the first attempt, and the last one for nobody.
+        let limit = 3 * RACE_DELAY;
+        let start = Instant::now();
+        let (won, lost) = raced(&engine, &addresses, limit, &places).await;
+        assert_eq!((won.unwrap(), &lost[..]), (addresses[1], &[(addresses[0], false)][..]));
+        assert!(start.elapsed() >= limit, "{:?}", start.elapsed());
+        // With one more it is tried at once.
+        held.pop();
+        let start = Instant::now();
+        let (won, _) = raced(&engine, &addresses, LONG, &places).await;
+        assert_eq!(won.unwrap(), addresses[1]);
+        assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    });
+}
+
+/// Polls a future that has something to wait for, once.
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) {
+    std::future::poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
 }
 
 fn two_receives_at_once_are_refused(engine: &Engine) {
@@ -618,30 +825,6 @@ async fn connected_to(engine: &Engine, listener: &TcpListener) -> (Socket, TcpSt
 fn reset(peer: TcpStream) {
     let peer = socket2::Socket::from(peer);
     peer.set_linger(Some(Duration::ZERO)).unwrap();
-}
-
-/// A listener that answers no SYN: its queue is full, and nobody accepts.
-struct FullListener {
-    address: SocketAddr,
-    _listener: socket2::Socket,
-    _waiting: Vec<socket2::Socket>,
-}
-
-fn full_listener() -> FullListener {
-    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let listener = new();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let waiting = (0..4)
-        .map(|_| {
-            let socket = new();
-            socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&address);
-            socket
-        })
-        .collect();
-    FullListener { address: address.as_socket().unwrap(), _listener: listener, _waiting: waiting }
 }
 
 /// Lets the runtime work until `condition` holds.

@@ -18,7 +18,8 @@ pub(super) struct Addresses {
 /// What was seen of an address. One that is not known is as good as any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
-    /// It accepts connections, and does not answer them, or slowly.
+    /// It accepts connections, and does not answer them, or slowly; or another address of its name
+    /// accepted first, although it was asked later.
     Distrusted(Instant),
     /// It refused the last connection, or did not answer.
     Dead {

@@ -35,7 +35,7 @@ use crate::origin::{Origin, Scheme};
 use crate::registry::redirect::is_redirect;
 use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
 use crate::report::format;
-use crate::transport::resolve::resolve;
+use crate::transport::race::{self, Lost};
 use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
 use exchange::Unanswered;
 use pool::Pool;
@@ -286,14 +286,17 @@ impl Client {
     ) -> Result<Connection, Error> {
         let Session { timeouts, tls, reporter, .. } = &*self.session;
         let deadline = Deadline::after(timeouts.resolve, Phase::Resolve);
-        let mut addresses = resolve(origin.host(), origin.port(), deadline).await?;
+        let resolver = &self.session.resolver;
+        let mut addresses = resolver.resolve(origin.host(), origin.port(), deadline).await?;
         addresses.retain(allowed);
         if addresses.is_empty() {
             return Err(Error::AddressRefused { host: origin.host().to_owned() });
         }
-        // Stable: otherwise the resolver's order.
+        race::interleave(&mut addresses);
+        // Stable: otherwise the resolver's order, the families in turn.
         addresses.sort_by_key(|address| Some(address.ip()) == self.avoid);
-        let mut connection = self.open(&mut addresses).await?;
+        let opened = self.open(&mut addresses).await;
+        let mut connection = opened.inspect_err(|_| resolver.forget(origin.host()))?;
         if origin.scheme() == Scheme::Https {
             let deadline = Deadline::after(timeouts.tls, Phase::Handshake);
             let peer = connection.peer();
@@ -310,10 +313,10 @@ impl Client {
         Ok(connection)
     }
 
-    /// A connection to the first of `addresses` that accepts one. Those that are known to be dead are
-    /// tried last, each with a deadline of its own.
+    /// A connection to the first of `addresses` that accepts one ([`race`]). Those that are known to be
+    /// slow or dead are tried last.
     async fn open(&self, addresses: &mut [SocketAddr]) -> Result<Connection, transport::Error> {
-        let Session { timeouts, addresses: known, buffer_size, .. } = &*self.session;
+        let Session { timeouts, addresses: known, buffer_size, race_places, .. } = &*self.session;
         known.sort(addresses);
         if known.are_unreachable(addresses, clock::now())
             && let Some(&address) = addresses.last()
@@ -322,22 +325,18 @@ impl Client {
             let source = Box::new(transport::Error::expired(deadline));
             return Err(transport::Error::Address { address, source });
         }
-        let mut last = transport::Error::Broken("a host without addresses");
-        for &address in &*addresses {
-            let one = std::slice::from_ref(&address);
-            match Connection::open(&self.connector, one, timeouts.connect, *buffer_size).await {
-                Ok(connection) => {
-                    known.accepted(address);
-                    return Ok(connection);
-                }
-                Err(error) => {
-                    let silent = error.class() == Class::ConnectTimeout;
-                    known.failed(address, silent, clock::now());
-                    last = error;
-                }
+        let learn = |address, lost: Lost<'_>| match lost {
+            Lost::Failed(error) => {
+                let silent = error.class() == Class::ConnectTimeout;
+                known.failed(address, silent, clock::now());
             }
-        }
-        Err(last)
+            // The next connection begins with the one that answered.
+            Lost::Overtaken => known.distrust(address, clock::now()),
+        };
+        let (socket, peer) =
+            race::connect(&self.connector, addresses, timeouts.connect, race_places, learn).await?;
+        known.accepted(peer);
+        Ok(Connection::over(socket, peer, *buffer_size))
     }
 }
 

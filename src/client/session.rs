@@ -26,8 +26,9 @@ use crate::registry::{
     self, AddressClass, Asked, Challenge, Credential, CredentialFile, Token, address, realm, token,
 };
 use crate::report::Reporter;
+use crate::transport::race::Places;
 use crate::transport::tls::TlsConfig;
-use crate::transport::{Connection, clock};
+use crate::transport::{Connection, Resolver, clock};
 
 /// What all clients of a pull share.
 pub struct Session {
@@ -51,6 +52,10 @@ pub struct Session {
     pub(super) redirects: Redirects,
     /// Which addresses are worth a try.
     pub(super) addresses: Addresses,
+    /// Looks names up, once for all connections.
+    pub(super) resolver: Resolver,
+    /// Attempts to connect beside the first one of each connection.
+    pub(super) race_places: Places,
     connections: AtomicU64,
     bytes: AtomicU64,
     /// In what kind of place each origin was reached last.
@@ -101,6 +106,8 @@ impl Session {
             logging_in: Turnstile::default(),
             redirects: Redirects::default(),
             addresses: Addresses::default(),
+            resolver: Resolver::new(),
+            race_places: Places::new(),
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             places: Mutex::default(),

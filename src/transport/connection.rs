@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::tls::{Progress, Session, TlsConfig};
-use super::{Buffer, Connector, Deadline, Error, Phase, Socket};
+use super::{Buffer, Connector, Deadline, Error, Socket, race};
 use crate::limits::LOW_WATER_HOLD;
 
 /// What a receive brought.
@@ -43,34 +43,25 @@ struct Tls {
 }
 
 impl Connection {
-    /// Connects to the first of `addresses` that accepts. Each has `limit` for it.
+    /// Connects to the first of `addresses` that accepts ([`race`]). Each has `limit` for it.
     ///
     /// # Errors
-    /// [`Error::Address`] with the last address's failure.
+    /// [`Error::Address`] with the failure that came last.
     pub async fn open(
         connector: &Connector,
         addresses: &[SocketAddr],
         limit: Duration,
         buffer_size: usize,
     ) -> Result<Connection, Error> {
-        let mut last = Error::Broken("a host without addresses");
-        for &address in addresses {
-            match connector.connect(address, Deadline::after(limit, Phase::Connect)).await {
-                Ok(socket) => {
-                    let received = Buffer::new(0);
-                    return Ok(Connection {
-                        socket,
-                        tls: None,
-                        received,
-                        buffer_size,
-                        low_water: 1,
-                        peer: address,
-                    });
-                }
-                Err(source) => last = Error::Address { address, source: Box::new(source) },
-            }
-        }
-        Err(last)
+        let places = race::Places::new();
+        let (socket, peer) = race::connect(connector, addresses, limit, &places, |_, _| {}).await?;
+        Ok(Connection::over(socket, peer, buffer_size))
+    }
+
+    /// A plain connection over a socket that is connected to `peer`.
+    pub fn over(socket: Socket, peer: SocketAddr, buffer_size: usize) -> Connection {
+        let received = Buffer::new(0);
+        Connection { socket, tls: None, received, buffer_size, low_water: 1, peer }
     }
 
     /// Makes the TLS handshake with `host`.

@@ -1,6 +1,8 @@
 //! Byte streams with deadlines.
 //!
 //! ```text
+//!   resolve, race   names to addresses, and the first of those that accepts
+//!       │
 //!   connection   one peer: plain or TLS, bytes in order, every wait with a deadline
 //!       │
 //!      tls       rustls driven sans-IO: ciphertext in, plaintext and ciphertext out
@@ -18,6 +20,7 @@ pub mod deadline;
 pub mod engine;
 pub mod error;
 pub mod probe;
+pub mod race;
 pub mod resolve;
 pub mod tls;
 
@@ -26,3 +29,4 @@ pub use connection::{Connection, Fill};
 pub use deadline::{Deadline, Phase};
 pub use engine::{Connector, Engine, EngineKind, Socket};
 pub use error::Error;
+pub use resolve::Resolver;
