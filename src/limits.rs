@@ -238,6 +238,19 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two attempts to take a layout's lock.
 pub const LOCK_PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// Least time between the last write to a file and the moment at which its stamp is recorded. More
+/// than a tick of any file system's clock: up to 10 ms (a jiffy) on most, 1 s on ext3, 2 s on FAT.
+pub const STAMP_AGE_MIN: Duration = Duration::from_secs(3);
+
+/// How far the time of the last write of a finished blob is set back.
+pub const STAMP_BACKDATE: Duration = Duration::from_secs(10);
+// Rounded down to FAT's 2 s, and after a while in the disk's queue, it is still old enough.
+const _: () = assert!(STAMP_BACKDATE.as_secs() >= STAMP_AGE_MIN.as_secs() + 2);
+
+/// Attempts to open a store's directory that other processes remove as unused at the same time. Each
+/// such process does so once, so more than a few mean that the directory cannot be had.
+pub const ROOT_TRIES_MAX: u32 = 20;
+
 /// How long after a first signal a pull may take to end by itself: the user was promised a second.
 pub const SIGNAL_PATIENCE: Duration = Duration::from_millis(700);
 
@@ -499,13 +512,6 @@ pub const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two progress lines in a log. A log is read later: seldom enough not to bury the
 /// state changes, often enough to show that the pull lives.
 pub const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long something is waited for before that is shown: people begin to wonder then.
-pub const WAIT_SHOWN_AFTER: Duration = Duration::from_secs(1);
-
-/// How often a log's progress is looked at: often enough to know for how long nothing came.
-pub const LINES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const _: () = assert!(LINES_LOOK_INTERVAL.as_millis() < RATE_WINDOW.as_millis());
 
 /// How far back the shown rate looks. Long enough that the number can be read, short enough that a
 /// stall shows.

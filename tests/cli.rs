@@ -568,91 +568,100 @@ fn options_have_twins_in_the_environment() {
     assert_eq!(Layout::open(&store).tagged(&reference).digest, IMAGE.manifest.digest.to_string());
 }
 
-// --- what is printed -----------------------------------------------------------------------------
+// --- what is left, and what is not needed --------------------------------------------------------
 
 #[test]
-fn no_wait_is_a_silent_one() {
-    let token = Some(Auth::Bearer(Bearer::default()));
-    let rows = [
-        (
-            None,
-            Rule::on(Kind::Manifest).then(Action::StallBeforeHead),
-            "latest: ",
-            "HOST to answer",
-        ),
-        (
-            None,
-            Rule::on(Kind::Manifest).then(Action::StallAfter(10)),
-            "latest: ",
-            "bytes from HOST",
-        ),
-        (
-            token,
-            Rule::on(Kind::Token).then(Action::StallBeforeHead),
-            "latest: ",
-            "a token: HOST to answer",
-        ),
-        (
-            None,
-            Rule::on(Kind::Blob).layer(0).then(Action::StallBeforeHead),
-            "pulling: ",
-            "HOST to answer",
-        ),
-        (
-            None,
-            Rule::on(Kind::Blob).layer(0).then(Action::StallAfter(10_000)),
-            "pulling: ",
-            "bytes from HOST",
-        ),
-    ];
-    std::thread::scope(|scope| {
-        for engine in engines() {
-            for (auth, rule, begins, waits) in &rows {
-                scope.spawn(move || {
-                    let options = Options {
-                        auth: auth.clone(),
-                        faults: rule.clone().into(),
-                        ..Options::default()
-                    };
-                    let world = World::new(options);
-                    let flags =
-                        ["--engine", engine, "--head-timeout", "7s", "--recv-timeout", "7s"];
-                    let outcome = world.pull(&flags, &[]);
-                    assert_eq!(outcome.code, 5, "{}", outcome.all);
-                    let waits = waits.replace("HOST", &world.registry.address().to_string());
-                    let told = |line: &str| {
-                        let text = line.strip_prefix(begins);
-                        text.is_some_and(|text| text.contains(" s) for ") && text.contains(&waits))
-                    };
-                    assert!(outcome.stderr.lines().any(told), "{waits}: {}", outcome.all);
-                });
-            }
-        }
-    });
-}
-
-#[test]
-fn each_retry_is_shown_with_its_cause_and_pause() {
-    let token = Some(Auth::Bearer(Bearer::default()));
+fn a_pull_that_failed_leaves_no_empty_directory() {
+    let refused = || Options {
+        faults: Rule::on(Kind::Blob).then(Action::status(404)).into(),
+        ..Options::default()
+    };
     for engine in engines() {
-        for (auth, kind, object) in [
-            (None, Kind::Manifest, "manifest latest: "),
-            (token.clone(), Kind::Token, "manifest latest: the token service "),
-            (None, Kind::Blob, ": Retrying in "),
-        ] {
-            let failing = Rule::on(kind).first(1).then(Action::status(503));
-            let world = World::new(Options { auth, faults: failing.into(), ..Options::default() });
-            let outcome = world.pull(&["--engine", engine], &[("RINGPULL_RETRIES", "1")]);
-            outcome.expect_success();
-            let told = |line: &str| {
-                line.contains(object)
-                    && line.contains("503")
-                    && (line.contains("; again in ") || line.contains(": Retrying in "))
-            };
-            assert!(outcome.stderr.lines().any(told), "{object}: {}", outcome.all);
+        for (options, tag, code) in [(Options::default(), "none", 3), (refused(), "latest", 3)] {
+            let world = World::new(options);
+            let reference = world.registry.reference("demo", tag);
+            for (path, left) in [("new", None), ("a/new/one", None), ("there/new", Some("there"))] {
+                if let Some(left) = left {
+                    std::fs::create_dir(world.path(left)).unwrap();
+                }
+                let destination = format!("oci:{}", text(&world.path(path)));
+                let outcome = pull(&["--engine", engine, &reference, &destination], &[]);
+                assert_eq!(outcome.code, code, "{}", outcome.all);
+                let names: Vec<_> = std::fs::read_dir(world.directory.path()).unwrap().collect();
+                assert_eq!(names.len(), usize::from(left.is_some()), "{path}: {names:?}");
+            }
+            // One that was there stays, with what is in it.
+            std::fs::create_dir(world.path("mine")).unwrap();
+            let destination = format!("oci:{}", text(&world.path("mine")));
+            let outcome = pull(&["--engine", engine, &reference, &destination], &[]);
+            assert_eq!(outcome.code, code, "{}", outcome.all);
+            assert!(world.path("mine").exists());
         }
     }
 }
+
+/// The one that fails does not take away what the other has begun to use.
+#[test]
+fn a_pull_that_failed_takes_nothing_from_one_beside_it() {
+    for engine in engines() {
+        let world = World::new(Options::default());
+        let (good, bad) =
+            (world.registry.reference("demo", "latest"), world.registry.reference("demo", "none"));
+        for round in 0..10 {
+            let path = world.path(&format!("a{round}/b"));
+            let pull_to = |reference: &str, name: &str| {
+                let destination = format!("oci:{}", text(&path.join(name)));
+                pull(&["--engine", engine, reference, &destination], &[])
+            };
+            std::thread::scope(|scope| {
+                let failing = scope.spawn(|| pull_to(&bad, ""));
+                let beside = scope.spawn(|| pull_to(&bad, "other"));
+                pull_to(&good, "").expect_success();
+                assert_eq!(failing.join().unwrap().code, 3);
+                assert_eq!(beside.join().unwrap().code, 3);
+            });
+        }
+    }
+}
+
+/// Runs a pull as a user who may read the store, and write nothing of it.
+#[test]
+fn a_store_that_has_all_of_an_image_may_be_read_only() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    for engine in engines() {
+        let world = World::new(Options::default());
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(world.directory.path(), open).unwrap();
+        world.pull(&[], &[]).expect_success();
+        // What a sweep would remove.
+        std::fs::write(world.layout().path().join(".ringpull/partial/left.1"), "").unwrap();
+        let binary = world.path("ringpull");
+        std::fs::copy(support::ringpull::BINARY, &binary).unwrap();
+        let as_nobody = |tag: &str| {
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+            let reference = world.registry.reference("demo", tag);
+            command.args(["pull", "--engine", engine, &reference]);
+            command.arg(world.layout().reference("latest"));
+            command.env_clear().env("HOME", "/nonexistent");
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            run(command)
+        };
+        let outcome = as_nobody("latest");
+        outcome.expect_success();
+        assert!(outcome.stdout.contains("Image is up to date"), "{}", outcome.all);
+        assert!(!outcome.stderr.contains("warning"), "{}", outcome.all);
+        let another = Image::generate(2, &[4096]);
+        world.registry.add("demo", "another", &another);
+        as_nobody("another").expect_failure(8, "disk", "Permission denied");
+    }
+}
+
+// --- what is printed -----------------------------------------------------------------------------
 
 #[test]
 fn quiet_prints_the_reference_alone() {

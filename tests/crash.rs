@@ -33,9 +33,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringpull::demo::{Format, Image, Options, Platform, Registry};
+use ringpull::demo::{Format, Image, Kind, Options, Platform, Registry};
 use rustix::process::{Pid, Signal, kill_process_group};
-use support::layout::{Layout, sha256};
+use support::layout::{Layout, partials, sha256};
 use support::process::{ringpull, ringpull_under};
 use support::ringpull::engines;
 use support::tools::{text, tool_or_skip};
@@ -204,6 +204,156 @@ fn try_all(stage: &Stage, points: &[Point]) -> Tally {
         }
     });
     tally.into_inner().unwrap()
+}
+
+// --- file systems that lack something ------------------------------------------------------------
+
+/// Runs a command of ringpull while the kernel answers as the flags of strace say; `None` where
+/// strace cannot trace. Beside the ending, the calls that it saw.
+fn run_traced(stage: &Stage, flags: &[&str], arguments: &[&str]) -> Option<Ended> {
+    tool_or_skip("strace")?;
+    let trace = tempfile::NamedTempFile::new_in(stage.directory.path()).unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-y", "-o", text(trace.path())]).args(flags);
+    let ended = stage.run(with_environment(ringpull_under(strace, arguments)));
+    if ended.stderr.contains("ptrace") {
+        eprintln!("skipped: strace may not trace here");
+        return None;
+    }
+    Some(Ended { trace: fs::read_to_string(trace.path()).unwrap(), ..ended })
+}
+
+/// As on Lustre without `-o flock`, on NFS without a lock daemon, and on others. NFS says EBADF for a
+/// file that is open for reading only.
+#[test]
+fn a_file_system_without_locks_is_warned_about_and_will_do() {
+    let stage = Stage::new();
+    for errno in ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EBADF"] {
+        let inject = format!("inject=flock:error={errno}");
+        for &engine in engines() {
+            for pull in [Pull::First, Pull::Second] {
+                let place = Place::new(&stage, pull);
+                let arguments = stage.arguments(engine, place.tag(), &place.path);
+                let Some(ended) = run_traced(&stage, &["-e", &inject], &borrowed(&arguments))
+                else {
+                    return;
+                };
+                assert_eq!(ended.code, 0, "{errno}: {}", ended.stderr);
+                let warned = format!("the file system of {} has no locks", text(&place.path));
+                assert_eq!(ended.stderr.matches(&warned).count(), 1, "{errno}: {}", ended.stderr);
+                place.check_unharmed(&stage);
+                place.check_whole(&stage);
+                assert!(partials(&place.path).is_empty());
+            }
+        }
+    }
+}
+
+/// A sweep and a collection remove what nobody can be writing any more, and say why no more.
+#[test]
+fn without_locks_only_what_is_old_is_removed() {
+    let stage = Stage::new();
+    for errno in ["ENOSYS", "EBADF"] {
+        let place = Place::new(&stage, Pull::Second);
+        let partial = place.path.join(".ringpull/partial");
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        for (name, age) in [("young.1", hours(0)), ("old.1", hours(2))] {
+            let file = fs::File::create(partial.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        let unnamed = place.path.join("blobs/sha256").join("0".repeat(64));
+        fs::write(&unnamed, "").unwrap();
+        let arguments = ["gc", "--store", text(&place.path), "--partials"];
+        let inject = format!("inject=flock:error={errno}");
+        let Some(ended) = run_traced(&stage, &["-e", &inject], &arguments) else { return };
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        assert!(ended.stderr.contains("blobs were left: the file system has no locks"));
+        assert_eq!(partials(&place.path), ["young.1"]);
+        assert!(unnamed.exists());
+    }
+}
+
+/// As on CIFS before Linux 4.17, and on several file systems in FUSE.
+#[test]
+fn a_directory_that_cannot_be_synced_is_noted() {
+    let stage = Stage::new();
+    for errno in ["EINVAL", "EOPNOTSUPP"] {
+        for &engine in engines() {
+            // strace knows paths by what is there when it begins.
+            let place = Place::new(&stage, Pull::Second);
+            let directories = [".", "blobs", "blobs/sha256", ".ringpull", ".ringpull/partial"];
+            let paths: Vec<PathBuf> = directories.iter().map(|it| place.path.join(it)).collect();
+            let inject = format!("inject=fsync:error={errno}");
+            let mut flags = vec!["-e", &inject];
+            let out = fs::canonicalize(&place.path).unwrap();
+            flags.extend(["-P", text(&out), "-P", text(place.directory.path())]);
+            flags.extend(paths[1..].iter().flat_map(|path| ["-P", text(path)]));
+            let mut arguments = stage.arguments(engine, place.tag(), &place.path);
+            arguments.push("-v".into());
+            let Some(ended) = run_traced(&stage, &flags, &borrowed(&arguments)) else { return };
+            assert_eq!(ended.code, 0, "{errno}: {}", ended.stderr);
+            let refused = injected(&ended.trace);
+            assert!(refused.lines().count() >= 3, "{}", ended.trace);
+            let noted = format!("names in {} cannot be synced", text(&place.path));
+            assert_eq!(ended.stderr.matches(&noted).count(), 1, "{errno}: {}", ended.stderr);
+            place.check_whole(&stage);
+        }
+    }
+}
+
+#[test]
+fn without_fsync_nothing_is_synced() {
+    let stage = Stage::new();
+    for &engine in engines() {
+        for pull in [Pull::First, Pull::Second, Pull::Repair] {
+            let place = Place::new(&stage, pull);
+            let path = place.path.join("in/a/new/place");
+            let path = if pull == Pull::First { &path } else { &place.path };
+            let mut arguments = stage.arguments(engine, place.tag(), path);
+            arguments.push("--no-fsync".into());
+            let calls = "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync";
+            let Some(ended) = run_traced(&stage, &["-e", calls], &borrowed(&arguments)) else {
+                return;
+            };
+            assert_eq!(ended.code, 0, "{}", ended.stderr);
+            assert_eq!(ended.trace, "", "{engine} {pull:?}");
+        }
+    }
+}
+
+/// The signal that comes with it (SIGXFSZ, setrlimit(2)) would kill the process.
+#[test]
+fn a_limit_on_the_size_of_files_is_a_failure_of_the_disk() {
+    if tool_or_skip("prlimit").is_none() {
+        return;
+    }
+    let stage = Stage::new();
+    // Smaller than the largest layer: known before the first byte of it. Smaller than the manifest,
+    // and than no layer: met by a write.
+    let tiny = Image::generate(5, &[10; 16]);
+    let manifest = tiny.manifest.bytes.len();
+    assert!(tiny.config.bytes.len() < manifest);
+    stage.registry.add("demo", "tiny", &tiny);
+    for (tag, limit, layers_asked_for) in [("new", 512 << 10, false), ("tiny", manifest - 1, true)]
+    {
+        for &engine in engines() {
+            let place = Place::new(&stage, Pull::First);
+            let mut prlimit = Command::new("prlimit");
+            prlimit.arg(format!("--fsize={limit}"));
+            let arguments = stage.arguments(engine, tag, &place.path);
+            let before = stage.registry.log().len();
+            let command = ringpull_under(prlimit, &borrowed(&arguments));
+            let ended = stage.run_quietly(with_environment(command));
+            let last = ended.stderr.lines().last().unwrap_or_default();
+            assert_eq!(ended.code, 8, "{tag}: {}", ended.stderr);
+            assert!(last.starts_with("ringpull: error[disk]: "), "{last}");
+            assert!(last.contains("a file must not be so large here"), "{last}");
+            assert!(last.contains("(ulimit -f)"), "{last}");
+            let log = stage.registry.log().split_off(before);
+            assert_eq!(log.iter().any(|line| line.kind == Kind::Blob), layers_asked_for, "{tag}");
+            assert!(!place.path.join("index.json").exists());
+        }
+    }
 }
 
 // --- points --------------------------------------------------------------------------------------
@@ -393,6 +543,14 @@ impl Stage {
         let command = ringpull_under(strace, &borrowed(&arguments));
         let ended = self.run(with_environment(command));
         Ended { trace: fs::read_to_string(&trace).unwrap_or_default(), ..ended }
+    }
+
+    /// As [`Stage::run`], for a process that may write to no file: through a pipe.
+    fn run_quietly(&self, mut command: Command) -> Ended {
+        let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
+        let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ended { code: code.unwrap(), stderr, trace: String::new() }
     }
 
     /// Runs a command and all it starts; panics if it does not end.

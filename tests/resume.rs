@@ -21,10 +21,10 @@ use ringpull::demo::{
 use rustix::process::Signal;
 use serde_json::Value;
 use support::layout::{Layout, expect_resumable, partials, sha256, verify_all};
-use support::process::{Outcome, Running, SOON, ringpull, run};
+use support::process::{Outcome, Running, SOON, ringpull, ringpull_under, run};
 use support::ringpull::engines;
 use support::server::eventually;
-use support::tools::text;
+use support::tools::{text, tool_or_skip};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -185,6 +185,39 @@ fn a_partial_that_is_not_what_was_written_is_fetched_again() {
         // Not the registry's fault, so it does not count as an attempt.
         scene.pull(engine, &["--retries", "0"]).expect_success();
         assert_eq!(scene.starts(), [0, CUT, 0]);
+        scene.expect_image(&SMALL);
+    }
+}
+
+/// Wrong bytes that cannot be removed are not hashed and refused without end.
+#[test]
+fn a_wrong_partial_that_cannot_be_removed_ends_the_pull() {
+    if tool_or_skip("strace").is_none() {
+        return;
+    }
+    for engine in engines() {
+        let scene = interrupted(engine, &[]);
+        let file = std::fs::File::options().write(true).open(scene.partial()).unwrap();
+        file.write_all_at(b"something else", 4 * MIB).unwrap();
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=unlinkat:error=EACCES"]);
+        // By the names as the calls have them, relative to a directory that is open.
+        for path in [scene.partial(), scene.journal()] {
+            strace.arg("-P").arg(path.file_name().unwrap());
+        }
+        let reference = scene.registry.reference("demo", "latest");
+        let destination = format!("oci:{}:latest", text(&scene.path));
+        let arguments = ["pull", "-v", "--engine", engine, "--connections", "1", "--retries", "0"];
+        let arguments = [&arguments[..], &[&reference, &destination]].concat();
+        let outcome = run(ringpull_under(strace, &arguments));
+        outcome.expect_failure(8, "disk", &format!("cannot remove {}", text(&scene.partial())));
+        assert!(outcome.last_line().contains("remove it by hand"), "{}", outcome.all);
+        assert_eq!(scene.starts(), [0, CUT], "the registry is not to blame");
+        assert!(outcome.all.matches("; again at once").count() == 1, "{}", outcome.all);
+
+        // By hand it can be removed.
+        std::fs::remove_file(scene.partial()).unwrap();
+        scene.pull(engine, &[]).expect_success();
         scene.expect_image(&SMALL);
     }
 }

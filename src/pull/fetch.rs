@@ -25,7 +25,7 @@ use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX, WRITER_PATIENCE, WRITER_PAUSE};
 use crate::registry::{Asked, request};
-use crate::report::{WaitedFor, format};
+use crate::report::format;
 use crate::store::{BlobWriter, Blocks, StoreError, Stream, Written};
 use crate::transport::clock;
 
@@ -60,6 +60,8 @@ pub(super) struct Slot {
     pub(super) sync: Option<JoinHandle<()>>,
     /// How much of it an earlier process has written, in bytes.
     pub(super) resumed: u64,
+    /// What an earlier process had written was wrong, and was thrown away.
+    begun_anew: bool,
 }
 
 impl Fetch {
@@ -271,12 +273,10 @@ async fn attempt(
     let asked = (piece.form == Form::Range).then_some(range);
     let request = request::blob(url, asked);
     let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
-    let client = client.shown_by(job.progress.waiting_for());
     let answer = match piece.past.afresh {
         true => client.afresh(piece.past.avoid).ask(question).await?,
         false => client.ask(question).await?,
     };
-    client.waiting().begin(WaitedFor::Bytes(answer.origin.authority()));
     piece.peer = Some(answer.peer.ip());
     fetch.board().flows(piece);
     answer.head.check_content_encoding().map_err(client::Error::from)?;
@@ -455,9 +455,18 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     let error = described(context, job, cause, attempt, allowed);
     let class = error.class();
     let failure = Failure { class, retry_after: None, received: 0 };
-    let Slot { writer, resumed, .. } = std::mem::take(&mut *lock(&job.slot));
+    let Slot { writer, resumed, begun_anew, .. } = std::mem::take(&mut *lock(&job.slot));
     // What an earlier process has left may be to blame, and then the registry is not.
-    let verdict = match resumed > 0 && class == Class::Digest {
+    let left_behind = resumed > 0 && class == Class::Digest;
+    if left_behind && begun_anew {
+        // It was removed once, and is there again: its file cannot be removed.
+        drop(board);
+        job.progress.failed();
+        let path = context.store.partial_path(&job.descriptor.digest);
+        return Err(described(context, job, StoreError::Stuck { path }.into(), attempt, allowed));
+    }
+    lock(&job.slot).begun_anew = begun_anew || left_behind;
+    let verdict = match left_behind {
         true => board.begins_anew(blob),
         false => board.rejected(blob, failure, clock::now()),
     };
@@ -569,18 +578,14 @@ fn go_on(
 }
 
 impl Context {
-    /// Counts a retry, and tells of it; of a blob, only the curious: it has a state that is shown.
+    /// Counts a retry, and tells the curious.
     pub(super) fn retried(&self, error: &Error, pause: Duration) {
         self.retries_done.fetch_add(1, Ordering::Relaxed);
         let again = match pause {
             Duration::ZERO => "at once".to_owned(),
             pause => format!("in {}", format::duration(pause)),
         };
-        let text = format!("{error}; again {again}");
-        match error.is_about_a_manifest() {
-            true => self.reporter.status(&text),
-            false => self.reporter.note(&text),
-        }
+        self.reporter.note(&format!("{error}; again {again}"));
     }
 
     /// The registry asked not to be asked anything before `until`: whoever is about to waits.

@@ -142,29 +142,55 @@ async fn pull_until(
     executor: Executor,
     mut stop: watch::Receiver<Option<Stop>>,
 ) -> Result<Pulled, Error> {
-    let start = clock::now();
     let context = Arc::new(Context::new(config, reporter)?);
+    let pulled = pull_with(&context, config, choice, engine, executor, &mut stop).await;
+    if pulled.is_err() {
+        context.store.remove_if_unused();
+    }
+    pulled
+}
+
+async fn pull_with(
+    context: &Arc<Context>,
+    config: &PullConfig,
+    choice: Choice,
+    engine: &Engine,
+    executor: Executor,
+    stop: &mut watch::Receiver<Option<Stop>>,
+) -> Result<Pulled, Error> {
+    let start = clock::now();
+    let reporter = &context.reporter;
     let client = Client::new(engine.connector(), Arc::clone(&context.session));
     let name = config.name();
     let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
     reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
 
-    let shown = reporter.waiting(&label);
-    let client = client.shown_by(shown.handle());
-    let resolving = resolve::resolve(&client, &context, &config.reference, &config.platforms);
+    let resolving = resolve::resolve(&client, context, &config.reference, &config.platforms);
     let resolved = tokio::select! {
         biased;
         resolved = resolving => resolved?,
-        why = workers::stopped(&mut stop) => return Err(Error::new(Cause::Stopped(why))),
+        why = workers::stopped(stop) => return Err(Error::new(Cause::Stopped(why))),
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
-    drop((client, shown));
+    drop(client);
     // What is found now must still be there when it is named.
     let _held = context.store.hold_blobs().map_err(Error::new)?;
+    if let Some(why) = context.store.missing_locks() {
+        reporter.warn(&format!(
+            "the file system of {} has no locks ({why}): pulls into it share no layers and begin anew \
+             after an interruption. Let one process at a time pull into it",
+            context.store.path().display()
+        ));
+    }
     let connector = engine.connector();
-    let fetched =
-        fetch_missing(&context, &resolved, config, executor, &connector, &mut stop).await?;
-    let registered = register(&context, &resolved, &name)?;
+    let fetched = fetch_missing(context, &resolved, config, executor, &connector, stop).await?;
+    let registered = register(context, &resolved, &name)?;
+    if let Some(why) = context.store.unsyncable() {
+        reporter.note(&format!(
+            "names in {} cannot be synced ({why}): a power cut may cost what was pulled last",
+            context.store.path().display()
+        ));
+    }
 
     let downloaded = fetched || !matches!(registered, Registered::Unchanged);
     let summary = context.summary(start);
@@ -233,7 +259,12 @@ impl Context {
         let session =
             Session::new(&config.network, tls, &config.reference, reporter).map_err(Error::new)?;
         let store = Store::open(config.destination.path(), config.store).map_err(Error::new)?;
-        let Swept { files, bytes } = store.sweep().map_err(Error::new)?;
+        let swept = store.sweep();
+        if let Err(error) = &swept {
+            // The store may be read-only, and have all that is wanted.
+            reporter.note(&format!("left-overs of earlier pulls stay: {error}"));
+        }
+        let Swept { files, bytes } = swept.unwrap_or_default();
         if files > 0 {
             let left = format::count(files, "partial blob", "partial blobs");
             let bytes = format::bytes(bytes);

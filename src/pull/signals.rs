@@ -51,6 +51,10 @@ impl Signals {
         let (interrupt, terminate) = {
             let _inside = runtime.enter();
             let listen = |kind| signal(kind).map_err(failed);
+            // A write past the limit on the size of files (`ulimit -f`) then fails with EFBIG, where
+            // this signal would kill. It stays handled when this runtime is gone.
+            let size_exceeded = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+            drop(listen(size_exceeded)?);
             (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
         };
         let (stop, stopped) = watch::channel(None);

@@ -7,12 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::StoreError;
 use super::disk::{self, Operation};
+use crate::limits::{LOCK_PAUSE_MAX, ROOT_TRIES_MAX, STAMP_AGE_MIN};
 
 /// Permissions a new directory or lock file is given, before the process's umask.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
@@ -26,27 +29,126 @@ const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
 pub(super) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
+    /// Of a store's own directory: what was created to have it, the innermost first.
+    made: Vec<PathBuf>,
+    /// Why names cannot be synced here. Shared with all directories beneath.
+    unsyncable: Arc<OnceLock<Errno>>,
 }
 
 impl Directory {
-    /// Opens the directory that the user named, creating it and its parents where missing; what was
-    /// created survives a power cut.
+    /// Opens the directory that the user named, creating it and its parents where missing. With
+    /// `durable`, what was created survives a power cut.
     ///
     /// Parents may be symbolic links, as `/tmp` is on some systems; the directory itself may not.
-    pub(super) fn open_or_create(path: &Path) -> Result<Directory, StoreError> {
+    ///
+    /// While it is open no other process [removes](Directory::remove_if_unused) it as unused.
+    pub(super) fn open_or_create(path: &Path, durable: bool) -> Result<Directory, StoreError> {
         // `link/` and `link/.` would follow the link in spite of O_NOFOLLOW.
         let path: PathBuf = path.components().collect();
-        match Directory::open(&path) {
-            Err(Errno::NOENT) => create_with_parents(&path)?,
-            opened => return opened.map_err(|errno| not_a_directory(&path, errno)),
+        let mut made = Vec::new();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Directory::open(&path) {
+                Ok(directory) if directory.hold() || tries >= ROOT_TRIES_MAX => {
+                    return Ok(Directory { made, ..directory });
+                }
+                // Another process removes it just now, because nothing came of its pull.
+                Ok(_) => std::thread::sleep(LOCK_PAUSE_MAX / 10),
+                Err(Errno::NOENT) if tries < ROOT_TRIES_MAX => {
+                    match create_with_parents(&path, durable) {
+                        Ok(created) => made.extend(created),
+                        // The same, to a parent.
+                        Err(error) if is_not_found(&error) => {}
+                        Err(error) => return Err(StoreError::io("create", &path, error)),
+                    }
+                }
+                Err(errno) => return Err(not_a_directory(&path, errno)),
+            }
         }
-        Directory::open(&path).map_err(|errno| not_a_directory(&path, errno))
     }
 
     fn open(path: &Path) -> Result<Directory, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
-        Ok(Directory { fd, path: path.to_path_buf() })
+        Ok(Directory { fd, path: path.to_path_buf(), made: Vec::new(), unsyncable: Arc::default() })
+    }
+
+    /// Keeps other processes from removing the directory as unused; `false` if one is about to, or
+    /// has done so already. Where there are no locks, nobody removes it.
+    fn hold(&self) -> bool {
+        let shared = FlockOperation::NonBlockingLockShared;
+        match retry_on_intr(|| rustix::fs::flock(&self.fd, shared)) {
+            Err(Errno::WOULDBLOCK) => false,
+            Ok(()) | Err(_) => self.is_at_its_path(),
+        }
+    }
+
+    /// Whether the path still leads to this directory.
+    fn is_at_its_path(&self) -> bool {
+        let (Ok(open), Ok(named)) = (rustix::fs::fstat(&self.fd), rustix::fs::lstat(&self.path))
+        else {
+            return false;
+        };
+        (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino)
+    }
+
+    /// Removes the directory again, and the parents that were created for it, if this process made
+    /// it, nobody else has it open, and there is nothing in it but `files` and empty `directories`
+    /// (a child before its parent). Whatever stands against that, it just stays.
+    pub(super) fn remove_if_unused(&self, directories: &[&str], files: &[&str]) {
+        let alone = FlockOperation::NonBlockingLockExclusive;
+        if self.made.is_empty()
+            || rustix::fs::flock(&self.fd, alone).is_err()
+            || !self.is_at_its_path()
+            || !matches!(self.has_only("", directories, files), Ok(true))
+        {
+            return;
+        }
+        for file in files {
+            let _ = disk::remove(&self.fd, file);
+        }
+        for directory in directories {
+            let _ = disk::remove_directory(&self.fd, directory);
+        }
+        for made in &self.made {
+            // Only if it is empty.
+            if std::fs::remove_dir(made).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Whether there is nothing beneath but these, all relative to the store; `prefix` is what leads
+    /// here from there.
+    fn has_only(
+        &self,
+        prefix: &str,
+        directories: &[&str],
+        files: &[&str],
+    ) -> Result<bool, StoreError> {
+        for name in self.names()? {
+            let Some(name) = name.to_str() else { return Ok(false) };
+            let relative = format!("{prefix}{name}");
+            let is_known = if directories.contains(&relative.as_str()) {
+                match self.directory(name)? {
+                    Some(child) => child.has_only(&format!("{relative}/"), directories, files)?,
+                    None => true,
+                }
+            } else {
+                files.contains(&relative.as_str())
+            };
+            if !is_known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Why the names in this directory, or in another of the store, could not be synced, if that was
+    /// tried: the file system cannot.
+    pub(super) fn unsyncable(&self) -> Option<Errno> {
+        self.unsyncable.get().copied()
     }
 
     /// The path, for messages.
@@ -58,7 +160,10 @@ impl Directory {
     pub(super) fn directory(&self, relative: &str) -> Result<Option<Directory>, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         match open_beneath(self.fd.as_fd(), relative, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Directory { fd, path: self.path.join(relative) })),
+            Ok(fd) => {
+                let (path, unsyncable) = (self.path.join(relative), Arc::clone(&self.unsyncable));
+                Ok(Some(Directory { fd, path, made: Vec::new(), unsyncable }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed("open", relative, errno)),
         }
@@ -94,6 +199,16 @@ impl Directory {
             Ok(fd) => self.regular(relative, fd).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed("open", relative, errno)),
+        }
+    }
+
+    /// Opens the regular file `name` to be locked alone, or `None` if there is nothing: for writing,
+    /// where that is allowed, because NFS refuses such a lock on a file that is open for reading only
+    /// (flock(2), EBADF).
+    pub(super) fn file_to_lock(&self, name: &str) -> Result<Option<File>, StoreError> {
+        match open_beneath(self.fd.as_fd(), name, OFlags::RDWR, Mode::empty()) {
+            Ok(fd) => self.regular(name, fd).map(Some),
+            Err(_) => self.file(name),
         }
     }
 
@@ -196,9 +311,17 @@ impl Directory {
         }
     }
 
-    /// Waits until the names in this directory are on disk.
+    /// Waits until the names in this directory are on disk, where the file system can do that: some
+    /// know fsync for files alone (CIFS before Linux 4.17, several in FUSE). That is
+    /// [noted](Directory::unsyncable).
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        disk::sync_names(&self.fd).map_err(|errno| StoreError::io("sync", &self.path, errno))
+        match disk::sync_names(&self.fd) {
+            Err(errno) if is_not_syncable(errno) => {
+                let _ = self.unsyncable.set(errno);
+                Ok(())
+            }
+            synced => synced.map_err(|errno| StoreError::io("sync", &self.path, errno)),
+        }
     }
 
     /// Waits until the store's own name is on disk, and those of the directories that lead to it, as
@@ -300,6 +423,19 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// Whether a write at `now` or later is sure to change this stamp: its last write is more than a
+    /// tick of any file system's clock ago. A younger one may stay as it is when the file is written
+    /// to once more, and must not be recorded. (The same is known of git's index: gitformat-index(5),
+    /// racy-git.)
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i128::try_from(since_1970.as_nanos()).unwrap_or(i128::MAX);
+        let age = now.saturating_sub(self.modified);
+        u128::try_from(age).is_ok_and(|age| age >= STAMP_AGE_MIN.as_nanos())
+    }
+}
+
 /// Opens `relative`, a path without `..`, through no symbolic link. `O_NONBLOCK` is for FIFOs and
 /// means nothing to regular files.
 fn open_beneath(
@@ -349,25 +485,38 @@ fn open_by_component(
 
 /// Waits until the names in a directory above the store are on disk. One that may be entered but not
 /// read cannot be synced, and nothing is to be done.
-fn sync_parent(parent: &Path) -> Result<(), StoreError> {
+fn sync_parent(parent: &Path) -> Result<(), std::io::Error> {
     let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     match File::open(here) {
-        Ok(parent) => parent.sync_all().map_err(|error| StoreError::io("sync", here, error)),
+        Ok(parent) => match parent.sync_all() {
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_not_syncable) => Ok(()),
+            synced => synced,
+        },
         Err(_) => Ok(()),
     }
 }
 
-/// Creates `path` and its missing parents.
-fn create_with_parents(path: &Path) -> Result<(), StoreError> {
-    let missing: Vec<&Path> = path
+/// Whether this is how a file system says that it cannot sync a directory. One that is read-only has
+/// nothing to sync.
+fn is_not_syncable(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::ROFS)
+}
+
+/// Creates `path` and its missing parents; which those were, the innermost first.
+fn create_with_parents(path: &Path, durable: bool) -> Result<Vec<PathBuf>, std::io::Error> {
+    let missing: Vec<PathBuf> = path
         .ancestors()
         .take_while(|path| matches!(path.symlink_metadata(), Err(error) if is_not_found(&error)))
+        .filter(|path| !path.as_os_str().is_empty())
+        .map(Path::to_path_buf)
         .collect();
-    std::fs::create_dir_all(path).map_err(|error| StoreError::io("create", path, error))?;
-    for parent in missing.iter().filter_map(|path| path.parent()) {
-        sync_parent(parent)?;
+    std::fs::create_dir_all(path)?;
+    if durable {
+        for parent in missing.iter().filter_map(|path| path.parent()) {
+            sync_parent(parent)?;
+        }
     }
-    Ok(())
+    Ok(missing)
 }
 
 fn is_not_found(error: &std::io::Error) -> bool {
@@ -405,7 +554,7 @@ mod tests {
         std::os::unix::fs::symlink("a", path.join("in")).unwrap();
         std::os::unix::fs::symlink("file", path.join("a/b/link")).unwrap();
 
-        let root = Directory::open_or_create(path).unwrap();
+        let root = Directory::open_or_create(path, true).unwrap();
         let openers: [(&str, Opener); 2] =
             [("openat2", open_beneath), ("openat", open_by_component)];
         for (name, open) in openers {
@@ -437,7 +586,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let temporary = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), temporary.path().join("blobs")).unwrap();
-        let root = Directory::open_or_create(temporary.path()).unwrap();
+        let root = Directory::open_or_create(temporary.path(), true).unwrap();
         let error = root.make_directory("blobs/sha256").unwrap_err();
         assert!(matches!(error, StoreError::UnsafePath { .. }), "{error}");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
@@ -447,7 +596,7 @@ mod tests {
     fn missing_parents_are_made() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("a/b/c/");
-        let root = Directory::open_or_create(&path).unwrap();
+        let root = Directory::open_or_create(&path, true).unwrap();
         assert!(root.names().unwrap().is_empty());
         root.make_directory("x/y/z").unwrap();
         assert_eq!(root.names().unwrap(), ["x"]);

@@ -217,6 +217,12 @@ pub(super) fn rename(
     rustix::fs::renameat(from, name, to, new_name)
 }
 
+/// Removes a directory, which must be empty.
+pub(super) fn remove_directory(parent: impl AsFd, name: &str) -> Result<(), Errno> {
+    ask(Operation::Remove)?;
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
 /// Removes the name of a file.
 pub(super) fn remove(directory: impl AsFd, name: &str) -> Result<(), Errno> {
     ask(Operation::Remove)?;

@@ -40,8 +40,8 @@ pub(super) fn read<T>(
 }
 
 /// Replaces the file `name` of the layout, unless `still_valid` says just before that what `bytes`
-/// were made from is out of date; then nothing happens and the answer is `false`. A power cut leaves it
-/// wholly old or wholly new; with `durable`, what it leaves from then on is the new one.
+/// were made from is out of date; then nothing happens and the answer is `false`. With `durable`, a
+/// power cut leaves it wholly old or wholly new, and from then on new.
 pub(super) fn replace(
     root: &Directory,
     partials: &Arc<Directory>,
@@ -53,8 +53,7 @@ pub(super) fn replace(
     let partial = Partial::create(partials, name)?;
     disk::write_all(partial.file(), bytes, 0)
         .map_err(|error| partial.failed("write", error).needing(bytes.len() as u64))?;
-    // In any case: a torn one would keep every later pull out of the layout.
-    partial.finish(root.mode_of_files()?, true)?;
+    partial.finish(root.mode_of_files()?, durable)?;
     if !still_valid()? {
         return Ok(false);
     }
@@ -63,6 +62,12 @@ pub(super) fn replace(
         root.sync()?;
     }
     Ok(true)
+}
+
+/// Waits until the bytes of the file `name` are on disk, if there is one.
+pub(super) fn sync(root: &Directory, name: &str) -> Result<(), StoreError> {
+    let Some(file) = root.file(name)? else { return Ok(()) };
+    disk::sync(&file).map_err(|error| StoreError::io("sync", &root.path().join(name), error))
 }
 
 /// The stamp of the file `name`, or `None` if there is none.

@@ -43,6 +43,28 @@ pub enum StoreError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A file would be larger than it may be (EFBIG): by the process's limit (`ulimit -f`,
+    /// RLIMIT_FSIZE), or by the file system's.
+    #[error(
+        "cannot {action} {}: a file must not be so large here: {}, or name another directory",
+        path.display(),
+        FileSizeLimit
+    )]
+    FileSize {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+    },
+    /// A partial blob with wrong bytes stays, whatever is done to it, so nobody can begin anew.
+    #[error(
+        "cannot remove {}, whose bytes are wrong: remove it by hand, or name another directory",
+        path.display()
+    )]
+    Stuck {
+        /// The partial blob.
+        path: PathBuf,
+    },
     /// A path that must be a plain file or directory of the store is something else.
     #[error(
         "{} is {found}: a store holds plain files and directories only; remove it, or name \
@@ -113,7 +135,9 @@ impl StoreError {
         match self {
             StoreError::DiskFull { .. } => Class::DiskFull,
             StoreError::DiskIo { .. } => Class::DiskIo,
-            StoreError::Disk { .. } => Class::Disk,
+            StoreError::Disk { .. } | StoreError::FileSize { .. } | StoreError::Stuck { .. } => {
+                Class::Disk
+            }
             StoreError::UnsafePath { .. } => Class::UnsafePath,
             StoreError::Index { .. } => Class::Index,
             StoreError::Size { .. } => Class::Size,
@@ -132,6 +156,7 @@ impl StoreError {
                 let have = free_space(&path);
                 StoreError::DiskFull { path, need: None, have }
             }
+            Some(Errno::FBIG) => StoreError::FileSize { action, path },
             // EUCLEAN and EBADMSG: the file system found its own structures damaged.
             Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => {
                 StoreError::DiskIo { action, path, source }
@@ -153,6 +178,23 @@ impl StoreError {
 fn free_space(path: &Path) -> Option<u64> {
     let disk = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// The most bytes that this process may write into one file, if there is such a limit.
+pub(super) fn file_size_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+}
+
+/// `raise the limit of 1.0 GiB (ulimit -f)`
+struct FileSizeLimit;
+
+impl fmt::Display for FileSizeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match file_size_max() {
+            Some(limit) => write!(f, "raise the limit of {} (ulimit -f)", Bytes(limit)),
+            None => f.write_str("the file system does not allow it"),
+        }
+    }
 }
 
 /// `need 1.2 GiB, have 300.0 MiB on /srv/images`
@@ -224,6 +266,7 @@ mod tests {
             (Errno::LOOP, Class::Disk),
             (Errno::MFILE, Class::Disk),
             (Errno::NAMETOOLONG, Class::Disk),
+            (Errno::FBIG, Class::Disk),
         ] {
             let error = StoreError::io("write", Path::new("/no/such/place"), errno);
             assert_eq!(error.class(), class, "{errno:?}");

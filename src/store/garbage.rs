@@ -96,6 +96,11 @@ impl Store {
         if !is_ours && document::stamp(self.root(), LAYOUT_FILE)?.is_none() {
             return Ok(Err("this is no image layout".to_owned()));
         }
+        if self.missing_locks().is_some() {
+            let why =
+                "the file system has no locks, so nobody can tell whether a pull is under way";
+            return Ok(Err(why.to_owned()));
+        }
         let Some(_users) = Users::exclude(self.root())? else {
             return Ok(Err("a pull is under way".to_owned()));
         };
@@ -215,7 +220,7 @@ fn remove_old(
     name: &str,
     collect: &Collect,
 ) -> Result<Option<u64>, StoreError> {
-    let Ok(Some(file)) = directory.file(name) else { return Ok(None) };
+    let Ok(Some(file)) = directory.file_to_lock(name) else { return Ok(None) };
     let Ok(metadata) = file.metadata() else { return Ok(None) };
     if age(&metadata) < collect.blob_age_min || !lock_or_unlockable(&file) {
         return Ok(None);

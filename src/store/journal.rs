@@ -492,7 +492,7 @@ mod tests {
     fn place() -> (tempfile::TempDir, Arc<Directory>, Subject) {
         use std::os::unix::fs::MetadataExt;
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Arc::new(Directory::open_or_create(temporary.path()).unwrap());
+        let directory = Arc::new(Directory::open_or_create(temporary.path(), true).unwrap());
         let file = directory.create("blob").unwrap().unwrap();
         file.set_len(SIZE).unwrap();
         let subject = Subject { inode: file.metadata().unwrap().ino(), ..subject() };

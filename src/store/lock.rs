@@ -2,19 +2,45 @@
 //! the other is shared by all pulls from beginning to end, and keeps garbage from being collected.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::directory::Directory;
 use super::disk;
 use super::{OWN_DIRECTORY, StoreError};
 use crate::limits::LOCK_PAUSE_MAX;
 
+/// Whether a file system answers so because it has no locks (flock(2)), or none of this kind.
+///
+/// ENOSYS: Lustre without `-o flock`, some in FUSE. ENOLCK: NFS without a lock daemon. EOPNOTSUPP:
+/// NFS version 4 servers and others. EBADF: NFS, for a lock that needs a file open for writing.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    let missing = [Errno::NOSYS, Errno::NOLCK, Errno::OPNOTSUPP, Errno::BADF];
+    Errno::from_io_error(error).is_some_and(|errno| missing.contains(&errno))
+}
+
+/// What a file system that has no locks says to one. `None` if it has, or if that cannot be told: a
+/// lock that is wanted then fails by itself.
+pub(super) fn missing(root: &Directory) -> Option<io::Error> {
+    let directory = root.make_directory(OWN_DIRECTORY).ok()?;
+    let file = directory.file_to_append(USERS_FILE).ok()?;
+    match file.try_lock_shared() {
+        Ok(()) => {
+            unlock(&file);
+            None
+        }
+        Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Error(error)) => is_missing(&error).then_some(error),
+    }
+}
+
 /// The lock file within [`OWN_DIRECTORY`]. It is never removed: somebody might be waiting for it.
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// The file that pulls share a lock on, within [`OWN_DIRECTORY`]. It is never removed, either.
-const USERS_FILE: &str = "pulls";
+pub(super) const USERS_FILE: &str = "pulls";
 
 /// Longest process id that is read from the lock file, in digits.
 const PID_DIGITS_MAX: u64 = 10;
@@ -159,7 +185,7 @@ mod tests {
     #[test]
     fn a_held_lock_is_waited_for_and_names_its_holder() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path()).unwrap();
+        let root = Directory::open_or_create(temporary.path(), true).unwrap();
         let held = Lock::acquire(&root, Duration::ZERO).unwrap();
 
         let start = Instant::now();
@@ -177,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_not_a_process_id_is_not_shown() {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path()).unwrap();
+        let root = Directory::open_or_create(temporary.path(), true).unwrap();
         let own = root.make_directory(OWN_DIRECTORY).unwrap();
         for (text, expected) in
             [("4711", Some(4711)), ("", None), ("+5", None), ("x", None), ("99999999999", None)]

@@ -10,12 +10,13 @@
 //!     lock                   flock, held for one change of index.json
 //!     pulls                  flock, shared by all pulls, and for garbage collection alone
 //!     verified               which blobs need not be hashed again
+//!     unsynced               there if a pull without fsync changed the layout since the last with it
 //!     partial/               files being written, each locked by its writer; of blobs, the journals
 //! ```
 //!
 //! What holds at every moment, whatever process dies and whatever disk fills up:
 //! - No byte is visible under `blobs/` that was not verified.
-//! - `index.json` is wholly old or wholly new, after a power cut, too, and with [`Options::fsync`] it
+//! - `index.json` is wholly old or wholly new; with [`Options::fsync`] after a power cut, too, and it
 //!   never names a blob that a power cut could still take away.
 //! - No path leads through a symbolic link, and nothing but plain files and directories is used.
 //! - Several processes may use one layout. They meet only at the lock, and only for moments. Tools
@@ -47,7 +48,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::Advice;
 
@@ -78,12 +79,14 @@ const INDEX_FILE: &str = "index.json";
 const BLOB_DIRECTORIES: [&str; 3] = ["blobs/sha256", "blobs/sha512", "blobs"];
 const OWN_DIRECTORY: &str = ".ringpull";
 const PARTIALS: &str = ".ringpull/partial";
+/// Marks that what leads to the index, and its bytes, may not be on disk. Within [`OWN_DIRECTORY`].
+const UNSYNCED_FILE: &str = "unsynced";
 
 /// How a store works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Whether what was reported as done survives a power cut. Without it nothing is waited for but
-    /// a new layout's directory and the bytes of `index.json`, and blobs are hashed on each use.
+    /// Whether what was reported as done survives a power cut. Without it nothing is synced at all: a
+    /// power cut may leave an `index.json` that is torn, and blobs are hashed on each use.
     pub fsync: bool,
     /// How long another process may hold the lock before [`StoreError::LockBusy`].
     pub lock_timeout: Duration,
@@ -112,6 +115,8 @@ struct Shared {
     partials: OnceLock<Arc<Directory>>,
     /// Set once the directories that lead to it are on disk.
     partials_led_to: OnceLock<()>,
+    /// What the file system says if it has no locks.
+    missing_locks: OnceLock<Option<String>>,
     verified: Verified,
 }
 
@@ -163,7 +168,7 @@ impl Store {
     /// [`StoreError::Index`] if `oci-layout` is of another version or `index.json` is not valid
     /// (better now than after the download), [`StoreError::Disk`] if the directory cannot be used.
     pub fn open(path: &Path, options: Options) -> Result<Store, StoreError> {
-        let root = Directory::open_or_create(path)?;
+        let root = Directory::open_or_create(path, options.fsync)?;
         for directory in BLOB_DIRECTORIES.into_iter().chain([PARTIALS]) {
             root.directory(directory)?;
         }
@@ -174,6 +179,7 @@ impl Store {
             options,
             partials: OnceLock::new(),
             partials_led_to: OnceLock::new(),
+            missing_locks: OnceLock::new(),
             verified: Verified::default(),
         };
         Ok(Store { shared: Arc::new(shared) })
@@ -184,10 +190,33 @@ impl Store {
         self.shared.root.path()
     }
 
+    /// Why this file system has no locks (flock(2)), if that is so. Then pulls share nothing, no
+    /// partial is kept, the index is changed without a lock, and no blob is collected as garbage.
+    pub fn missing_locks(&self) -> Option<&str> {
+        let ask = || lock::missing(self.root()).map(|error| error.to_string());
+        self.shared.missing_locks.get_or_init(ask).as_deref()
+    }
+
+    /// Why some names in the store were not synced, if that was tried: its file system cannot do it,
+    /// and a power cut may cost what was pulled last.
+    pub fn unsyncable(&self) -> Option<String> {
+        self.root().unsyncable().map(|errno| std::io::Error::from(errno).to_string())
+    }
+
+    /// Removes the directory again that [`Store::open`] made, if nothing came to be in it and nobody
+    /// else uses it. For a pull that failed.
+    pub fn remove_if_unused(&self) {
+        let own = |name: &str| format!("{OWN_DIRECTORY}/{name}");
+        let (lock, users) = (own(lock::LOCK_FILE), own(lock::USERS_FILE));
+        let [sha256, sha512, blobs] = BLOB_DIRECTORIES;
+        let directories = [PARTIALS, OWN_DIRECTORY, sha256, sha512, blobs];
+        self.root().remove_if_unused(&directories, &[&lock, &users]);
+    }
+
     /// Whether the blob is there, with the right size and the right bytes.
     ///
     /// It is hashed unless the layout's own record says that ringpull did so before and the file is
-    /// the same since; of a blob of many GiB that takes as many seconds.
+    /// the same since. A file that was written a moment ago is not recorded. Of a blob of many GiB that takes as many seconds.
     ///
     /// # Errors
     /// [`StoreError::UnsafePath`] if there is something else than a plain file; the disk's.
@@ -203,6 +232,8 @@ impl Store {
         if self.verified().knows(self.root(), digest, &stamp) {
             return Ok(Presence::Present);
         }
+        // As it was before a byte was read: a write from now on changes the stamp.
+        let settled = stamp.is_settled(SystemTime::now());
         let failed = |action, error| StoreError::io(action, &self.blob_path(digest), error);
         let got = hash(&file, digest.algorithm()).map_err(|error| failed("read", error))?;
         if got != *digest {
@@ -211,7 +242,9 @@ impl Store {
         if self.options().fsync {
             // Another tool may have written it a moment ago, and not waited for the disk.
             disk::sync(&file).map_err(|error| failed("sync", error))?;
-            self.verified().note(self.root(), digest, &stamp);
+            if settled {
+                self.verified().note(self.root(), digest, &stamp);
+            }
         }
         Ok(Presence::Present)
     }
@@ -263,11 +296,16 @@ impl Store {
         BlobWriter::begin(self, descriptor)
     }
 
-    /// Writes a whole small blob.
+    /// Writes a whole small blob, unless it is there: a store that has all of an image may be
+    /// read-only.
     ///
     /// # Errors
     /// Those of [`Store::begin`] and [`BlobWriter::commit`].
     pub fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), StoreError> {
+        // What stands in its place may be replaced, if not read.
+        if matches!(self.check(descriptor), Ok(Presence::Present)) {
+            return Ok(());
+        }
         let writer = self.begin(descriptor)?;
         writer.write(bytes)?;
         writer.commit()
@@ -292,14 +330,43 @@ impl Store {
         root: &Descriptor,
         annotations: &[(&str, &str)],
     ) -> Result<Registered, StoreError> {
-        let _lock = Lock::acquire(self.root(), self.options().lock_timeout)?;
-        self.sync_names()?;
+        if self.says(name, root, annotations)? {
+            self.make_durable()?;
+            return Ok(Registered::Unchanged);
+        }
+        // Without locks, only other tools' changes are noticed in time, as ever.
+        let _lock = match self.missing_locks() {
+            None => Some(Lock::acquire(self.root(), self.options().lock_timeout)?),
+            Some(_) => None,
+        };
+        self.make_durable()?;
+        if !self.options().fsync {
+            self.root().make_directory(OWN_DIRECTORY)?.file_to_append(UNSYNCED_FILE)?;
+        }
         if document::stamp(self.root(), LAYOUT_FILE)?.is_none() {
-            // Who made the directory may have ended before it did this.
-            self.root().sync_parents();
+            if self.options().fsync {
+                // Who made the directory may have ended before it did this.
+                self.root().sync_parents();
+            }
             self.replace(LAYOUT_FILE, &index::layout_file(), || Ok(true))?;
         }
         self.change_index(|index| index.set(name, root, annotations))
+    }
+
+    /// Whether the layout says already what [`register`](Store::register) is to make it say.
+    fn says(
+        &self,
+        name: &str,
+        root: &Descriptor,
+        annotations: &[(&str, &str)],
+    ) -> Result<bool, StoreError> {
+        let (Some(_), index) = self.index()? else { return Ok(false) };
+        if index.resolve(name).as_ref() != Some(root) {
+            return Ok(false);
+        }
+        let mut same = index.clone();
+        same.set(name, root, annotations);
+        Ok(same == index && document::stamp(self.root(), LAYOUT_FILE)?.is_some())
     }
 
     /// What `name` means now. An entry that ringpull cannot read, of an unknown digest algorithm
@@ -335,13 +402,23 @@ impl Store {
     /// Makes sure that all `blobs` have room, of which nothing is here but what partials hold.
     ///
     /// # Errors
-    /// [`StoreError::DiskFull`], with what all of them together need.
+    /// [`StoreError::DiskFull`], with what all of them together need; [`StoreError::FileSize`] if one
+    /// is larger than a file of this process may be.
     pub fn expect_room_for<'a>(
         &self,
         blobs: impl IntoIterator<Item = &'a Descriptor>,
     ) -> Result<(), StoreError> {
         let missing =
             |blob: &Descriptor| blob.size.saturating_sub(self.allocated_for(&blob.digest));
+        let blobs: Vec<&Descriptor> = blobs.into_iter().collect();
+        let file_size_max = error::file_size_max().unwrap_or(u64::MAX);
+        if let Some(large) = blobs.iter().find(|blob| blob.size > file_size_max) {
+            return Err(StoreError::io(
+                "write",
+                &self.blob_path(&large.digest),
+                rustix::io::Errno::FBIG,
+            ));
+        }
         let need = blobs.into_iter().map(missing).fold(0, u64::saturating_add);
         match self.root().space_left() {
             Some(left) if left < need => {
@@ -420,8 +497,9 @@ impl Store {
     }
 
     /// Makes sure that every blob an index could name has its name on disk, and the index that is
-    /// there: another process may have made them, and ended before it synced the directory.
-    fn sync_names(&self) -> Result<(), StoreError> {
+    /// there: another process may have made them, and ended before it synced the directory. After a
+    /// pull without fsync, that holds for the bytes of the documents and for the store's own name, too.
+    fn make_durable(&self) -> Result<(), StoreError> {
         if !self.options().fsync {
             return Ok(());
         }
@@ -430,7 +508,19 @@ impl Store {
                 directory.sync()?;
             }
         }
-        self.root().sync()
+        let own = self.root().directory(OWN_DIRECTORY)?;
+        let marked = own.filter(|own| matches!(own.file(UNSYNCED_FILE), Ok(Some(_))));
+        if marked.is_some() {
+            document::sync(self.root(), LAYOUT_FILE)?;
+            document::sync(self.root(), INDEX_FILE)?;
+            self.root().sync_parents();
+        }
+        self.root().sync()?;
+        if let Some(own) = marked {
+            // Where it stays, all of this is done once more.
+            let _ = own.remove(UNSYNCED_FILE);
+        }
+        Ok(())
     }
 
     /// Makes sure that partials and their journals have their names on disk.

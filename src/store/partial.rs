@@ -18,10 +18,10 @@ use rustix::fs::Mode;
 use super::directory::{Directory, Stamp};
 use super::disk;
 use super::journal::{self, Believed, Subject};
-use super::lock::{Unlocks, unlock};
+use super::lock::{self, Unlocks, unlock};
 use super::{PARTIALS, Store, StoreError, relative_blob_path};
 use crate::image::{Algorithm, Digest};
-use crate::limits::{PARTIAL_AGE_MAX, PARTIAL_NAMES_MAX};
+use crate::limits::{GARBAGE_AGE_MIN, PARTIAL_AGE_MAX, PARTIAL_NAMES_MAX, STAMP_BACKDATE};
 
 /// Permissions of a file that is not finished.
 const UNFINISHED: Mode = Mode::from_raw_mode(0o600);
@@ -162,6 +162,16 @@ impl Partial {
         let _ = self.directory.remove(&self.name);
     }
 
+    /// Gives the file a time of its last write that lies [`STAMP_BACKDATE`] ago, so that any later
+    /// write changes it: without this, one within the same tick of the file system's clock would not.
+    /// All of it must be written. Where that cannot be, the stamp is too young to be
+    /// [recorded](super::verified).
+    pub(super) fn backdate(&self) {
+        if let Some(earlier) = SystemTime::now().checked_sub(STAMP_BACKDATE) {
+            let _ = self.file.set_modified(earlier);
+        }
+    }
+
     /// Prepares the file to be seen: its permissions and, with `durable`, its bytes on disk.
     ///
     /// After an error the file must not be published: the kernel reports a failed write-back once,
@@ -278,16 +288,23 @@ pub(super) fn sweep(
             }
             continue;
         }
-        let Ok(Some(file)) = partials.file(name) else { continue };
-        if file.try_lock().is_err() {
-            continue;
-        }
-        let _held = Unlocks(&file);
+        let Ok(Some(file)) = partials.file_to_lock(name) else { continue };
+        let held = match file.try_lock() {
+            Ok(()) => Some(Unlocks(&file)),
+            Err(TryLockError::Error(error)) if lock::is_missing(&error) => None,
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => continue,
+        };
         let Ok(metadata) = file.metadata() else { continue };
         let resumable = digest_of(name)
             .filter(|digest| !is_stored(digest))
             .and_then(|digest| believed(partials, name, &digest, &file));
-        if resumable.is_some() && which == Sweep::Aged && age(&metadata) < PARTIAL_AGE_MAX {
+        let age_min = match (resumable, which) {
+            (Some(_), Sweep::Aged) => PARTIAL_AGE_MAX,
+            _ if held.is_some() => Duration::ZERO,
+            // Without locks nobody can tell whether it is being written, except by its age.
+            _ => GARBAGE_AGE_MIN,
+        };
+        if age(&metadata) < age_min {
             continue;
         }
         // Should its writer have published it just before the lock, the name is free, or another's.
@@ -367,6 +384,11 @@ impl Store {
         sweep(&partials, which, dry, is_stored)
     }
 
+    /// Where the partial of a blob is that a pull can go on with, for messages.
+    pub(crate) fn partial_path(&self, digest: &Digest) -> std::path::PathBuf {
+        self.path().join(PARTIALS).join(name_of(digest))
+    }
+
     /// Bytes of this disk that the partial of a blob has taken already.
     pub(super) fn allocated_for(&self, digest: &Digest) -> u64 {
         let partials = self.root().directory(PARTIALS).ok().flatten();
@@ -381,7 +403,7 @@ mod tests {
 
     fn partials() -> (tempfile::TempDir, Arc<Directory>) {
         let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory::open_or_create(temporary.path()).unwrap();
+        let directory = Directory::open_or_create(temporary.path(), true).unwrap();
         (temporary, Arc::new(directory))
     }
 

@@ -128,7 +128,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, Directory) {
         let temporary = tempfile::tempdir().unwrap();
-        let root = Directory::open_or_create(temporary.path()).unwrap();
+        let root = Directory::open_or_create(temporary.path(), true).unwrap();
         (temporary, root)
     }
 

@@ -196,6 +196,10 @@ impl BlobWriter {
         if is_there()? {
             return Ok(Claim::There);
         }
+        if store.missing_locks().is_some() {
+            // Nobody could tell that it is taken.
+            return BlobWriter::begin(store, descriptor).map(Box::new).map(Claim::Ours);
+        }
         let partial = match Partial::claim(store.partials()?, digest)? {
             Claimed::Ours(partial) => partial,
             Claimed::Held => {
@@ -794,6 +798,9 @@ impl Store {
     /// Gives a file whose bytes were verified the name of its digest.
     fn publish(&self, partial: &Partial, digest: &Digest) -> Result<(), StoreError> {
         let durable = self.options().fsync;
+        if durable {
+            partial.backdate();
+        }
         let finished = partial.finish(self.root().mode_of_files()?, durable);
         // After a failed fsync a second one would succeed over lost bytes.
         finished.inspect_err(|_| partial.discard())?;
@@ -801,7 +808,9 @@ impl Store {
         let stamp = partial.publish(&directory, &digest.hex())?;
         if durable {
             directory.sync()?;
-            self.verified().note(self.root(), digest, &stamp);
+            if stamp.is_settled(SystemTime::now()) {
+                self.verified().note(self.root(), digest, &stamp);
+            }
         }
         Ok(())
     }
