@@ -114,6 +114,7 @@ fn the_list_of_faults_is_true() {
             include_str!("../src/registry/redirect.rs"),
             include_str!("pull_faults/clock.rs"),
             include_str!("pull_faults/signals.rs"),
+            include_str!("cli.rs"),
             include_str!("crash.rs"),
             include_str!("power.rs"),
             include_str!("resume.rs"),

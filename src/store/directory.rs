@@ -112,8 +112,11 @@ impl Directory {
             let _ = disk::remove_directory(&self.fd, directory);
         }
         for made in &self.made {
-            // Only if it is empty.
-            if std::fs::remove_dir(made).is_err() {
+            // A parent may be the store of another process by now, with nothing in it yet.
+            let Ok(directory) = Directory::open(made) else { break };
+            let is_self = *made == self.path;
+            let is_held = || rustix::fs::flock(&directory.fd, alone).is_err();
+            if (!is_self && is_held()) || std::fs::remove_dir(made).is_err() {
                 break;
             }
         }
