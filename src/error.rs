@@ -47,6 +47,9 @@ pub enum Class {
     Truncated,
     /// The TLS handshake or a record failed, but not for want of trust.
     Tls,
+    /// The same, for a reason that stays: no cipher or protocol in common, a client certificate that
+    /// is wanted, http where TLS was expected, or the reverse. Its name is that of [`Class::Tls`].
+    TlsRefused,
     /// The proxy refused, or answered nonsense.
     Proxy,
     /// The whole command was not done within the time that it was given.
@@ -134,7 +137,7 @@ impl Class {
             Class::SendTimeout => "send-timeout",
             Class::HeadTimeout => "head-timeout",
             Class::Truncated => "truncated",
-            Class::Tls => "tls",
+            Class::Tls | Class::TlsRefused => "tls",
             Class::Proxy => "proxy",
             Class::Timeout => "timeout",
             Class::Framing => "framing",
@@ -183,6 +186,7 @@ impl Class {
             | Class::HeadTimeout
             | Class::Truncated
             | Class::Tls
+            | Class::TlsRefused
             | Class::Proxy
             | Class::Timeout => 5,
             Class::HttpStatus
@@ -248,6 +252,7 @@ impl Class {
             | Class::Index
             | Class::System
             | Class::TlsTrust
+            | Class::TlsRefused
             | Class::LockBusy
             | Class::Timeout
             | Class::Interrupted => Retry::Never,

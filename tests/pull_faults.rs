@@ -77,6 +77,7 @@ fn rows() -> Vec<Row> {
         protocol::redirects(),
         protocol::refusals(),
         protocol::trust(),
+        protocol::other_protocols(),
         protocol::files(),
         protocol::sizes(),
     ]
@@ -125,6 +126,7 @@ fn the_list_of_faults_is_true() {
             include_str!("masks.rs"),
             include_str!("../src/transport/engine/uring/self_test/mod.rs"),
             include_str!("../src/transport/engine/uring/mod.rs"),
+            include_str!("../src/transport/tls.rs"),
         ];
         assert!(files.iter().any(|file| file.contains(&test)), "there is no test {name}");
     }

@@ -139,6 +139,9 @@ async fn send_and_receive(
     connection.send(bytes, Deadline::after(timeouts.recv, Phase::Send)).await?;
     let whole_head = Deadline::after(timeouts.head, Phase::Head);
     loop {
+        if !exchange.started() && connection.wants_tls() {
+            return Err(transport::Error::WantsTls.into());
+        }
         let (used, event) = exchange.recv(connection.received())?;
         connection.consume(used);
         match event {

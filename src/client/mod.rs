@@ -349,8 +349,11 @@ fn with_authorization(request: Request, secret: Option<Secret>) -> Result<Reques
 
 /// The error of an answer that is a refusal.
 async fn refusal(asked: Asked, answer: Answer, redirected: bool) -> Error {
-    let Answer { head, body, .. } = answer;
+    let Answer { head, body, origin, .. } = answer;
     let excerpt = body.excerpt().await;
+    if origin.scheme() == Scheme::Http && registry::answer::wants_tls(head.status(), &excerpt) {
+        return transport::Error::WantsTls.into();
+    }
     let refusal = Box::new(Refusal::new(asked, &head, &excerpt));
     Error::Refused { refusal, redirected }
 }

@@ -295,6 +295,19 @@ struct ErrorFields {
     message: Option<String>,
 }
 
+/// Whether a server that speaks TLS says that it was asked in plain http: Go's, nginx, Apache and
+/// Tomcat have a text for that, and most others close the connection.
+pub fn wants_tls(status: u16, body: &[u8]) -> bool {
+    const TEXTS: [&str; 4] = [
+        "HTTP request to an HTTPS server",
+        "plain HTTP request was sent to HTTPS port",
+        "speaking plain HTTP to an SSL-enabled server port",
+        "combination of host and port requires TLS",
+    ];
+    let body = String::from_utf8_lossy(body);
+    status == 400 && TEXTS.iter().any(|text| body.contains(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::tls::{Progress, Session, TlsConfig};
+use super::tls::{self, Progress, Session, TlsConfig};
 use super::{Buffer, Connector, Deadline, Error, Socket, race};
 use crate::limits::LOW_WATER_HOLD;
 
@@ -68,7 +68,8 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Trust`] if the certificate is not trusted or not for `host`, [`Error::Tls`] if the
-    /// peer does not speak TLS, [`Error::Expired`] at the deadline of the whole handshake.
+    /// peer does not speak TLS, [`Error::TlsRefused`] if it takes nothing of what is offered,
+    /// [`Error::PlainHttp`] if it speaks http, [`Error::Expired`] at the deadline of the whole handshake.
     pub async fn secure(
         mut self,
         config: &TlsConfig,
@@ -78,6 +79,9 @@ impl Connection {
         let mut session = Session::new(config, host)?;
         let mut ciphertext = Buffer::new(self.buffer_size);
         loop {
+            if tls::is_plain_http(ciphertext.filled()) {
+                return Err(Error::PlainHttp);
+            }
             let progress = session.advance(&mut ciphertext, &mut self.received, deadline.phase);
             // An alert that says why we refuse is owed to the peer even after an error.
             let sent = self.socket.send_all(session.take_outgoing(), deadline).await;
@@ -243,6 +247,11 @@ impl Connection {
     /// The address of the peer.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Whether the peer speaks TLS on this plain connection: its first bytes are a TLS record.
+    pub fn wants_tls(&self) -> bool {
+        self.tls.is_none() && tls::is_tls_record(self.received())
     }
 
     /// `plain`, or the version of TLS.

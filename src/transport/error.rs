@@ -59,6 +59,17 @@ pub enum Error {
         /// What rustls says.
         reason: String,
     },
+    /// The peer refuses what we offer in the TLS handshake, and would the next time.
+    #[error("TLS: {0}")]
+    TlsRefused(String),
+    /// Where TLS was to be spoken, an answer came in plain HTTP.
+    #[error("plain http is spoken there, and not TLS: --plain-http asks a registry that does so")]
+    PlainHttp,
+    /// Where plain http was to be spoken, TLS is wanted.
+    #[error(
+        "TLS is spoken there, and not plain http: --plain-http=false asks a registry over https"
+    )]
+    WantsTls,
     /// The peer closed the connection in the middle of the TLS handshake.
     #[error("the peer closed the connection while {0}")]
     Closed(Phase),
@@ -113,6 +124,7 @@ impl Error {
             Error::Address { source, .. } => source.class(),
             Error::Trust(_) | Error::TlsVersion(_) => Class::TlsTrust,
             Error::Tls { .. } | Error::Closed(_) => Class::Tls,
+            Error::TlsRefused(_) | Error::PlainHttp | Error::WantsTls => Class::TlsRefused,
             Error::Broken(_) => Class::Connect,
         }
     }

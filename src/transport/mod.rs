@@ -5,7 +5,8 @@
 //!       │
 //!   connection   one peer: plain or TLS, bytes in order, every wait with a deadline
 //!       │
-//!      tls       rustls driven sans-IO: ciphertext in, plaintext and ciphertext out
+//!      tls       rustls driven sans-IO: ciphertext in, plaintext and ciphertext out;
+//!       │        trust: whose certificates are taken, and why not; certificate: what stands in one
 //!       │
 //!    engine      owned buffer in, owned buffer and result out: uring | epoll | sim
 //! ```
@@ -14,6 +15,7 @@
 //! [`engine`] can tell.
 
 pub mod buffer;
+mod certificate;
 pub mod clock;
 pub mod connection;
 pub mod deadline;
@@ -23,6 +25,7 @@ pub mod probe;
 pub mod race;
 pub mod resolve;
 pub mod tls;
+mod trust;
 
 pub use buffer::Buffer;
 pub use connection::{Connection, Fill};

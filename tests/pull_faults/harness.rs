@@ -443,15 +443,18 @@ pub struct Tls {
     _directory: TempDir,
 }
 
-/// When a certificate is good, and for whom.
+/// When a certificate is good, and for whom; and what else its server wants.
 #[derive(Clone, Copy)]
 pub struct Certificate {
     pub name: &'static str,
     pub years: (i32, i32),
+    /// A client certificate is required.
+    pub wants_one: bool,
 }
 
 impl Certificate {
-    pub const GOOD: Certificate = Certificate { name: "127.0.0.1", years: (2020, 4096) };
+    pub const GOOD: Certificate =
+        Certificate { name: "127.0.0.1", years: (2020, 4096), wants_one: false };
 }
 
 impl Tls {
@@ -474,10 +477,17 @@ impl Tls {
         let ca_file = directory.path().join("ca.pem");
         std::fs::write(&ca_file, authority_certificate.pem()).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let server = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![signed.der().clone()], key)
-            .unwrap();
+        let builder = ServerConfig::builder();
+        let builder = match certificate.wants_one {
+            true => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add(authority_certificate.der().clone()).unwrap();
+                let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+            false => builder.with_no_client_auth(),
+        };
+        let server = builder.with_single_cert(vec![signed.der().clone()], key).unwrap();
         Tls { server: Arc::new(server), ca_file, _directory: directory }
     }
 

@@ -719,21 +719,82 @@ pub fn trust() -> Vec<Row> {
             "closed the connection while in the TLS handshake, attempt 2 of 2",
             Nothing,
         ),
-        row_of("58 no TLS", raw(send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))).fails(
+        row_of("58 another protocol in the handshake", raw(send(b"SSH-2.0-OpenSSH_9.9\r\n")))
+            .fails(
+                5,
+                "tls",
+                "what came is no TLS while in the TLS handshake, attempt 2 of 2",
+                Nothing,
+            ),
+        row_of("58 an alert in the handshake", raw(send(b"\x15\x03\x03\0\x02\x02\x50"))).fails(
             5,
             "tls",
-            "in the TLS handshake",
-            Nothing,
-        ),
-        row_of("58 an alert in the handshake", raw(send(b"\x15\x03\x03\0\x02\x02\x28"))).fails(
-            5,
-            "tls",
-            "HandshakeFailure",
+            "the alert internal_error came while in the TLS handshake, attempt 2 of 2",
             Nothing,
         ),
         row_of("58 a bad record amid a layer", || relayed(300_000))
             .starts(&[0, 300_000 / 16_384 * 16_384]),
     ]
+}
+
+/// Two who do not speak the same, which does not pass: nothing is tried again, and the way out is said.
+pub fn other_protocols() -> Vec<Row> {
+    // A second connection would end in another way.
+    let once = |steps: Vec<Step>, flags: &'static [&'static str]| {
+        move || {
+            let again = vec![Step::Receive(1), Step::Reset];
+            let peer = ScriptedPeer::start(vec![steps.clone(), again]).unwrap();
+            Scene::at(format!("{}/demo:latest", peer.address()), peer).with(flags)
+        }
+    };
+    const HTTPS: &[&str] = &["--plain-http=false"];
+    const HTTP: &[&str] = &["--plain-http"];
+    let mut rows = Vec::new();
+    for (name, answer) in [
+        ("with a head", &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]),
+        ("without a head", b"<!DOCTYPE HTML>\n<html><body>400 Bad request syntax</body></html>"),
+    ] {
+        let steps = vec![Step::Receive(1), Step::Send(Bytes::from_static(answer))];
+        let text = "plain http is spoken there, and not TLS: --plain-http";
+        rows.push(
+            row_of(format!("89 plain http on an https port, {name}"), once(steps, HTTPS))
+                .fails(5, "tls", text, Nothing),
+        );
+    }
+    let head = |size: usize| format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {size}\r\n\r\n");
+    let refused = |text: &str| [head(text.len()).as_bytes(), text.as_bytes()].concat();
+    for (name, answer) in [
+        ("a TLS alert", b"\x15\x03\x01\0\x02\x02\x46".to_vec()),
+        ("a TLS handshake message", b"\x16\x03\x03\0\x04\0\0\0\0".to_vec()),
+        ("Go", refused("Client sent an HTTP request to an HTTPS server.\n")),
+        ("nginx", refused("<title>400 The plain HTTP request was sent to HTTPS port</title>\r\n")),
+    ] {
+        let steps = vec![Step::Receive(1), Step::Send(Bytes::from(answer))];
+        let text = "TLS is spoken there, and not plain http: --plain-http=false";
+        rows.push(
+            row_of(format!("89 https on a plain port: {name}"), once(steps, HTTP))
+                .fails(5, "tls", text, Nothing),
+        );
+    }
+    for (name, alert, text) in [
+        ("nothing in common", 40_u8, "RSA key exchange (alert handshake_failure)"),
+        ("too weak", 71, "TLS 1.2 and 1.3 with ECDHE and AES-GCM or ChaCha20-Poly1305"),
+        ("an unknown name", 112, "knows no host of this name"),
+        ("no protocol in common", 120, "does not speak HTTP/1.1"),
+    ] {
+        let record = vec![0x15, 3, 3, 0, 2, 2, alert];
+        let steps = vec![Step::Receive(1), Step::Send(Bytes::from(record))];
+        rows.push(row_of(format!("89 {name}"), once(steps, HTTPS)).fails(5, "tls", text, Nothing));
+    }
+    // A server of another kind, in whole handshakes.
+    let certified = |certificate| move || Tls::new(certificate).scene(Options::default());
+    let demanding = Certificate { wants_one: true, ..Certificate::GOOD };
+    rows.push(
+        row_of("89 a client certificate is required", certified(demanding))
+            .fails(5, "tls", "wants a client certificate", Nothing)
+            .log(|log| assert!(log.is_empty())),
+    );
+    rows
 }
 
 /// A registry over TLS behind a relay that spoils a byte of the first connection that brings so many.

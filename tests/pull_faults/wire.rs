@@ -458,12 +458,6 @@ fn heads() -> Vec<Row> {
             "is not HTTP/1",
         ),
         ("26 another protocol", b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), "framing", "is not HTTP/1"),
-        (
-            "26 a TLS alert on a plain port",
-            b"\x15\x03\x01\0\x02\x02\x46".to_vec(),
-            "framing",
-            "is not HTTP/1",
-        ),
         ("26 a status of two digits", b"HTTP/1.1 20 OK\r\n\r\n".to_vec(), "framing", ""),
         (
             "26 status 600",
