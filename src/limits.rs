@@ -513,6 +513,13 @@ pub const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// state changes, often enough to show that the pull lives.
 pub const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long something is waited for before that is shown: people begin to wonder then.
+pub const WAIT_SHOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a log's progress is looked at: often enough to know for how long nothing came.
+pub const LINES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const _: () = assert!(LINES_LOOK_INTERVAL.as_millis() < RATE_WINDOW.as_millis());
+
 /// How far back the shown rate looks. Long enough that the number can be read, short enough that a
 /// stall shows.
 pub const RATE_WINDOW: Duration = Duration::from_secs(3);

@@ -664,6 +664,90 @@ fn a_store_that_has_all_of_an_image_may_be_read_only() {
 // --- what is printed -----------------------------------------------------------------------------
 
 #[test]
+fn no_wait_is_a_silent_one() {
+    let token = Some(Auth::Bearer(Bearer::default()));
+    let rows = [
+        (
+            None,
+            Rule::on(Kind::Manifest).then(Action::StallBeforeHead),
+            "latest: ",
+            "HOST to answer",
+        ),
+        (
+            None,
+            Rule::on(Kind::Manifest).then(Action::StallAfter(10)),
+            "latest: ",
+            "bytes from HOST",
+        ),
+        (
+            token,
+            Rule::on(Kind::Token).then(Action::StallBeforeHead),
+            "latest: ",
+            "a token: HOST to answer",
+        ),
+        (
+            None,
+            Rule::on(Kind::Blob).layer(0).then(Action::StallBeforeHead),
+            "pulling: ",
+            "HOST to answer",
+        ),
+        (
+            None,
+            Rule::on(Kind::Blob).layer(0).then(Action::StallAfter(10_000)),
+            "pulling: ",
+            "bytes from HOST",
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for engine in engines() {
+            for (auth, rule, begins, waits) in &rows {
+                scope.spawn(move || {
+                    let options = Options {
+                        auth: auth.clone(),
+                        faults: rule.clone().into(),
+                        ..Options::default()
+                    };
+                    let world = World::new(options);
+                    let flags =
+                        ["--engine", engine, "--head-timeout", "7s", "--recv-timeout", "7s"];
+                    let outcome = world.pull(&flags, &[]);
+                    assert_eq!(outcome.code, 5, "{}", outcome.all);
+                    let waits = waits.replace("HOST", &world.registry.address().to_string());
+                    let told = |line: &str| {
+                        let text = line.strip_prefix(begins);
+                        text.is_some_and(|text| text.contains(" s) for ") && text.contains(&waits))
+                    };
+                    assert!(outcome.stderr.lines().any(told), "{waits}: {}", outcome.all);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn each_retry_is_shown_with_its_cause_and_pause() {
+    let token = Some(Auth::Bearer(Bearer::default()));
+    for engine in engines() {
+        for (auth, kind, object) in [
+            (None, Kind::Manifest, "manifest latest: "),
+            (token.clone(), Kind::Token, "manifest latest: the token service "),
+            (None, Kind::Blob, ": Retrying in "),
+        ] {
+            let failing = Rule::on(kind).first(1).then(Action::status(503));
+            let world = World::new(Options { auth, faults: failing.into(), ..Options::default() });
+            let outcome = world.pull(&["--engine", engine], &[("RINGPULL_RETRIES", "1")]);
+            outcome.expect_success();
+            let told = |line: &str| {
+                line.contains(object)
+                    && line.contains("503")
+                    && (line.contains("; again in ") || line.contains(": Retrying in "))
+            };
+            assert!(outcome.stderr.lines().any(told), "{object}: {}", outcome.all);
+        }
+    }
+}
+
+#[test]
 fn quiet_prints_the_reference_alone() {
     let world = World::new(Options::default());
     for _ in ["pulled", "up to date"] {

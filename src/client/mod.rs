@@ -34,7 +34,7 @@ use crate::limits::{CONNECT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT
 use crate::origin::{Origin, Scheme};
 use crate::registry::redirect::is_redirect;
 use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
-use crate::report::format;
+use crate::report::{WaitedFor, Waiting, format};
 use crate::transport::race::{self, Lost};
 use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
 use exchange::Unanswered;
@@ -88,12 +88,30 @@ pub struct Client {
     pool: Pool,
     /// The address that is tried last.
     avoid: Option<IpAddr>,
+    /// Where it is written down what is waited for.
+    waiting: Waiting,
 }
 
 impl Client {
     /// A client whose connections are made by `connector`.
     pub fn new(connector: Connector, session: Arc<Session>) -> Client {
-        Client { connector, session, pool: Pool::default(), avoid: None }
+        Client {
+            connector,
+            session,
+            pool: Pool::default(),
+            avoid: None,
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// The same client, which writes down there what it waits for.
+    pub fn shown_by(&self, waiting: Waiting) -> Client {
+        Client { waiting, ..self.clone() }
+    }
+
+    /// Where it is written down what is waited for.
+    pub fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     /// The same client, which asks over new connections only, at another address than `avoid` first
@@ -260,6 +278,7 @@ impl Client {
         if let Some(connection) = self.pool.take(&origin)
             && allowed(&connection.peer())
         {
+            self.waiting.begin(WaitedFor::Answer(origin.authority()));
             match exchange::ask(connection, request, &self.session, &self.pool).await {
                 // Closed while it was idle: no attempt at all.
                 Err(Unanswered { untouched: true, .. }) => {}
@@ -270,6 +289,7 @@ impl Client {
         // Somebody else may have been refused while this one connected.
         self.session.silence().await;
         let peer = connection.peer();
+        self.waiting.begin(WaitedFor::Answer(origin.authority()));
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
         answer.map_err(|Unanswered { error, .. }| {
             // Accepted, and then not served: the next attempt had better go elsewhere.
@@ -285,6 +305,7 @@ impl Client {
         allowed: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Connection, Error> {
         let Session { timeouts, tls, reporter, .. } = &*self.session;
+        self.waiting.begin(WaitedFor::Addresses(origin.host().to_owned()));
         let deadline = Deadline::after(timeouts.resolve, Phase::Resolve);
         let resolver = &self.session.resolver;
         let mut addresses = resolver.resolve(origin.host(), origin.port(), deadline).await?;
@@ -295,9 +316,11 @@ impl Client {
         race::interleave(&mut addresses);
         // Stable: otherwise the resolver's order, the families in turn.
         addresses.sort_by_key(|address| Some(address.ip()) == self.avoid);
+        self.waiting.begin(WaitedFor::Connection(origin.authority()));
         let opened = self.open(&mut addresses).await;
         let mut connection = opened.inspect_err(|_| resolver.forget(origin.host()))?;
         if origin.scheme() == Scheme::Https {
+            self.waiting.begin(WaitedFor::Handshake(origin.authority()));
             let deadline = Deadline::after(timeouts.tls, Phase::Handshake);
             let peer = connection.peer();
             let secured = connection.secure(tls, origin.host(), deadline).await;

@@ -314,6 +314,7 @@ async fn fetch_token(
     let origin = url.origin();
     let request = token::request(url, basic.filter(|_| grant == RealmGrant::WithCredentials))?;
     let place = session.place(&registry);
+    let client = client.shown_by(client.waiting().on_behalf_of("a token"));
     let fetching = async {
         // What the service's name resolves to is judged before a byte is sent there.
         let answer = client

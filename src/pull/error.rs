@@ -196,6 +196,12 @@ impl Error {
         matches!(self.0.cause, Cause::Stopped(_))
     }
 
+    /// Whether it concerns a manifest, which nothing else is shown of.
+    pub(super) fn is_about_a_manifest(&self) -> bool {
+        let object = self.0.subject.as_ref().map(|subject| &subject.object);
+        matches!(object, Some(Object::Manifest(_)))
+    }
+
     /// How long the server asked us to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.0.cause {

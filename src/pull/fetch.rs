@@ -25,7 +25,7 @@ use crate::error::{Class, Retry};
 use crate::http::{self, ByteRange};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX, WRITER_PATIENCE, WRITER_PAUSE};
 use crate::registry::{Asked, request};
-use crate::report::format;
+use crate::report::{WaitedFor, format};
 use crate::store::{BlobWriter, Blocks, StoreError, Stream, Written};
 use crate::transport::clock;
 
@@ -273,10 +273,12 @@ async fn attempt(
     let asked = (piece.form == Form::Range).then_some(range);
     let request = request::blob(url, asked);
     let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
+    let client = client.shown_by(job.progress.waiting_for());
     let answer = match piece.past.afresh {
         true => client.afresh(piece.past.avoid).ask(question).await?,
         false => client.ask(question).await?,
     };
+    client.waiting().begin(WaitedFor::Bytes(answer.origin.authority()));
     piece.peer = Some(answer.peer.ip());
     fetch.board().flows(piece);
     answer.head.check_content_encoding().map_err(client::Error::from)?;
@@ -578,14 +580,18 @@ fn go_on(
 }
 
 impl Context {
-    /// Counts a retry, and tells the curious.
+    /// Counts a retry, and tells of it; of a blob, only the curious: it has a state that is shown.
     pub(super) fn retried(&self, error: &Error, pause: Duration) {
         self.retries_done.fetch_add(1, Ordering::Relaxed);
         let again = match pause {
             Duration::ZERO => "at once".to_owned(),
             pause => format!("in {}", format::duration(pause)),
         };
-        self.reporter.note(&format!("{error}; again {again}"));
+        let text = format!("{error}; again {again}");
+        match error.is_about_a_manifest() {
+            true => self.reporter.status(&text),
+            false => self.reporter.note(&text),
+        }
     }
 
     /// The registry asked not to be asked anything before `until`: whoever is about to waits.

@@ -165,6 +165,8 @@ async fn pull_with(
     let label = config.reference.tag().map_or_else(|| config.reference.manifest_key(), Into::into);
     reporter.status(&format!("{label}: Pulling from {}", config.reference.repository()));
 
+    let shown = reporter.waiting(&label);
+    let client = client.shown_by(shown.handle());
     let resolving = resolve::resolve(&client, context, &config.reference, &config.platforms);
     let resolved = tokio::select! {
         biased;
@@ -172,7 +174,7 @@ async fn pull_with(
         why = workers::stopped(stop) => return Err(Error::new(Cause::Stopped(why))),
     };
     // Its connections are of no use to the threads that fetch, and would count beside theirs.
-    drop(client);
+    drop((client, shown));
     // What is found now must still be there when it is named.
     let _held = context.store.hold_blobs().map_err(Error::new)?;
     if let Some(why) = context.store.missing_locks() {

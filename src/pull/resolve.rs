@@ -1,6 +1,6 @@
 //! From a reference to the manifests it means, and the blobs they need.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use super::Context;
 use super::error::{Cause, Error, Object};
@@ -10,9 +10,9 @@ use crate::config::Platforms;
 use crate::http::Method;
 use crate::image::manifest::{Document, EntryKind, Index, Manifest};
 use crate::image::{Algorithm, Descriptor, Digest, MediaType, Reference};
-use crate::limits::{INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX, PROGRESS_LINE_INTERVAL};
+use crate::limits::{INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX};
 use crate::registry::{Asked, answer, request};
-use crate::report::format;
+use crate::report::WaitedFor;
 use crate::transport::clock;
 
 /// What a reference means.
@@ -190,23 +190,14 @@ async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Resul
                 if retry_after.is_some() {
                     context.keep_silence(until, now);
                 }
-                count_down(context, until, retry_after.is_some()).await;
+                let registry = context.registry.clone();
+                client.waiting().begin(match retry_after {
+                    Some(_) => WaitedFor::Silence { registry, until },
+                    None => WaitedFor::Pause(until),
+                });
+                tokio::time::sleep_until(until.into()).await;
             }
         }
-    }
-}
-
-/// Waits, and says now and then how long still, if the registry asked for it.
-async fn count_down(context: &Context, until: Instant, asked: bool) {
-    loop {
-        let now = clock::now();
-        let left = until.saturating_duration_since(now);
-        if !asked || left <= PROGRESS_LINE_INTERVAL {
-            return tokio::time::sleep(left).await;
-        }
-        tokio::time::sleep(PROGRESS_LINE_INTERVAL).await;
-        let left = format::countdown(until.saturating_duration_since(clock::now()));
-        context.reporter.status(&format!("{} asks for silence: {left} left", context.registry));
     }
 }
 
@@ -228,6 +219,7 @@ async fn fetch_once(
     answer.head.check_content_encoding().map_err(crate::client::Error::from)?;
     let content_type = answer.head.get("content-type").map(MediaType::new);
     let claimed = answer.head.get("docker-content-digest").map(str::to_owned);
+    client.waiting().begin(WaitedFor::Bytes(answer.origin.authority()));
     let bytes = answer.body.collect(MANIFEST_SIZE_MAX).await?;
 
     let algorithm = wanted.digest().map_or(Algorithm::Sha256, |digest| digest.algorithm());

@@ -34,6 +34,11 @@ pub(super) fn ended(pull: &Snapshot<'_>, size: Size) -> Vec<String> {
     cut(lines, size)
 }
 
+/// A line that stands alone, no wider than the terminal.
+pub(super) fn one(text: &str, size: Size) -> String {
+    cut(vec![text.to_owned()], size).pop().unwrap_or_default()
+}
+
 /// All layers if there is room for them, else those of interest and a summary of the others.
 fn layers(pull: &Snapshot<'_>, size: Size) -> Vec<String> {
     let room = size.height.saturating_sub(limits::TERMINAL_ROWS_RESERVED).max(1);
@@ -89,6 +94,9 @@ fn line(row: &Row<'_>, width: usize) -> String {
         return text;
     }
     let bytes = format::progress_bytes(row.done, row.size);
+    if let Some((_, waited)) = &row.waited {
+        return format!("{}: {bytes}, {waited}", row.name);
+    }
     // Around the bar: a space and a bracket on either side.
     let around = columns(&text) + 4 + PROGRESS_BYTES_WIDTH;
     match width.saturating_sub(around).min(*BAR_WIDTH.end()) {
@@ -150,7 +158,7 @@ mod tests {
         let states = states.into_iter();
         Snapshot {
             rows: states
-                .map(|(done, state)| Row { name: "9824c27679d3", size: 40 * MIB, done, state, now })
+                .map(|(done, state)| Row::new("9824c27679d3", 40 * MIB, done, state, now))
                 .collect(),
             elapsed: Duration::from_secs(1),
             received: 0,

@@ -1,21 +1,35 @@
 //! Plain lines: what docker prints when nobody watches, and the pull as a whole now and then.
 
 use std::io;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::queue::Worth;
 use super::snapshot::{Row, Snapshot, State};
-use super::{Output, Sink, format};
+use super::{Output, Sink, format, lock};
 use crate::limits;
 
 /// One line per event.
 pub(super) struct Lines {
     output: Output,
+    /// When the last line was printed that tells of no event.
+    told: Mutex<Instant>,
 }
 
 impl Lines {
     pub(super) fn new(output: Output) -> Lines {
-        Lines { output }
+        Lines { output, told: Mutex::new(Instant::now()) }
+    }
+
+    /// Whether it is time for a line that tells of no event.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut told = lock(&self.told);
+        let is_due = now.saturating_duration_since(*told) >= limits::PROGRESS_LINE_INTERVAL;
+        if is_due {
+            *told = now;
+        }
+        is_due
     }
 }
 
@@ -32,11 +46,21 @@ impl Sink for Lines {
         self.output.result(text)
     }
 
-    fn interval(&self) -> Duration {
-        limits::PROGRESS_LINE_INTERVAL
+    fn waiting(&self, text: Option<&str>) {
+        if let Some(text) = text
+            && self.is_due()
+        {
+            self.output.line(text, Worth::Little);
+        }
     }
 
-    fn began(&self, _: &Snapshot<'_>) {}
+    fn interval(&self) -> Duration {
+        limits::LINES_LOOK_INTERVAL
+    }
+
+    fn began(&self, _: &Snapshot<'_>) {
+        *lock(&self.told) = Instant::now();
+    }
 
     fn changed(&self, row: &Row<'_>) {
         let state = row.state.text(row.now);
@@ -53,7 +77,9 @@ impl Sink for Lines {
     }
 
     fn progress(&self, pull: &Snapshot<'_>) {
-        self.output.line(&format!("pulling: {}", pull.totals()), Worth::Little);
+        if self.is_due() {
+            self.output.line(&format!("pulling: {}", pull.totals()), Worth::Little);
+        }
     }
 
     fn ended(&self, pull: &Snapshot<'_>) {
@@ -108,14 +134,21 @@ mod tests {
         let captured = Captured::default();
         let output = Output::new(Box::new(captured.stdout), captured.stderr.clone());
         let state = State::Downloading;
-        let row = Row { name: "a", size: 400 * MIB, done: 212 * MIB, state, now: Instant::now() };
-        Lines::new(output).progress(&Snapshot {
+        let row = Row::new("a", 400 * MIB, 212 * MIB, state, Instant::now());
+        let lines = Lines::new(output);
+        let pull = Snapshot {
             rows: vec![row],
             elapsed: Duration::from_secs(5),
             received: 212 * MIB,
             rate: Some(180 * MIB),
             silence: None,
-        });
+        };
+        // Looked at often, and told seldom.
+        lines.progress(&pull);
+        assert_eq!(captured.stderr.text(), "");
+        *lock(&lines.told) -= limits::PROGRESS_LINE_INTERVAL;
+        lines.progress(&pull);
+        lines.progress(&pull);
         assert_eq!(
             captured.stderr.text(),
             "pulling: 212.0 of 400.0 MiB (53%), 180.0 MiB/s, 2 s left, 0 of 1 layers complete\n"
@@ -125,7 +158,7 @@ mod tests {
     #[test]
     fn a_pull_of_nothing_is_silent() {
         let (reporter, captured) = Reporter::captured(Verbosity::Verbose);
-        drop(reporter.pull([]));
+        drop(reporter.pull(Vec::<(String, u64)>::new()));
         assert_eq!(captured.stderr(), "");
     }
 }

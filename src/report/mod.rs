@@ -33,6 +33,7 @@ mod snapshot;
 mod summary;
 mod terminal;
 mod ticker;
+mod waiting;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -40,8 +41,9 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use escape::escape;
-pub use progress::{BlobProgress, PullProgress};
+pub use progress::{BlobProgress, PullProgress, Shown};
 pub use summary::{Summary, peak_memory};
+pub use waiting::{WaitedFor, Waiting, WaitingShown};
 
 use crate::error::Class;
 use lines::Lines;
@@ -151,11 +153,18 @@ impl Reporter {
         self.sink.result(&escape(text))
     }
 
-    /// Starts to show a pull of `layers`, each a name (the short digest) and a size in bytes. The
-    /// pull is shown until what is returned is dropped. One pull at a time is shown well.
-    pub fn pull(&self, layers: impl IntoIterator<Item = (String, u64)>) -> PullProgress {
+    /// Starts to show a pull of `blobs`. It is shown until what is returned is dropped. One pull at a
+    /// time is shown well.
+    pub fn pull(&self, blobs: impl IntoIterator<Item = impl Into<Shown>>) -> PullProgress {
         let sink = (self.verbosity >= Verbosity::Normal).then(|| Arc::clone(&self.sink));
-        PullProgress::start(sink, layers)
+        PullProgress::start(sink, blobs.into_iter().map(Into::into))
+    }
+
+    /// Starts to show what is waited for before there are layers to show, each time behind `label`. It
+    /// is shown until what is returned is dropped.
+    pub fn waiting(&self, label: &str) -> WaitingShown {
+        let sink = (self.verbosity >= Verbosity::Normal).then(|| Arc::clone(&self.sink));
+        WaitingShown::start(sink, label)
     }
 
     fn line(&self, least: Verbosity, text: &str) {
@@ -181,7 +190,9 @@ trait Sink: Send + Sync {
     fn flush(&self, end: Option<Instant>);
     /// A line on stdout.
     fn result(&self, text: &str) -> io::Result<()>;
-    /// How often [`Sink::progress`] is wanted.
+    /// What is waited for now, while no pull is shown; `None` if that is nothing worth showing.
+    fn waiting(&self, text: Option<&str>);
+    /// How often [`Sink::progress`] and [`Sink::waiting`] are wanted.
     fn interval(&self) -> Duration;
     /// A pull begins.
     fn began(&self, pull: &Snapshot<'_>);

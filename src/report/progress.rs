@@ -8,8 +8,27 @@ use std::time::{Duration, Instant};
 
 use super::snapshot::{Row, Snapshot, State};
 use super::ticker::Ticker;
+use super::waiting::Waiting;
 use super::{Sink, escape, format, lock};
 use crate::limits;
+
+/// A blob as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its name: the short digest.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether it is a layer: those are counted.
+    pub is_layer: bool,
+}
+
+impl From<(String, u64)> for Shown {
+    /// A layer of this name and size.
+    fn from((name, size): (String, u64)) -> Shown {
+        Shown { name, size, is_layer: true }
+    }
+}
 
 /// A pull while it is shown. Dropping it, also on the way out of a failure, ends the showing: the
 /// screen is left in order, and [`BlobProgress`] handles that live on say nothing more.
@@ -23,9 +42,9 @@ impl PullProgress {
     /// Shows a pull on `sink`, if there is one.
     pub(super) fn start(
         sink: Option<Arc<dyn Sink>>,
-        layers: impl IntoIterator<Item = (String, u64)>,
+        blobs: impl IntoIterator<Item = Shown>,
     ) -> PullProgress {
-        let layers = layers.into_iter().map(|(name, size)| Arc::new(Blob::new(&name, size)));
+        let layers = blobs.into_iter().map(|shown| Arc::new(Blob::new(shown)));
         let pull = Arc::new(Pull {
             blobs: layers.collect(),
             started: Instant::now(),
@@ -87,6 +106,11 @@ impl BlobProgress {
     /// or fewer than before, because some could not be used.
     pub fn set(&self, bytes: u64) {
         self.blob.set(&mut lock(&self.blob.slow), bytes);
+    }
+
+    /// Where it is written down what is waited for on its behalf.
+    pub fn waiting_for(&self) -> Waiting {
+        self.blob.waiting.clone()
     }
 
     /// Its turn has not come, or not yet again. Every blob starts so.
@@ -229,6 +253,9 @@ struct Blob {
     /// Escaped.
     name: String,
     size: u64,
+    is_layer: bool,
+    /// What is waited for.
+    waiting: Waiting,
     /// Bytes that are here.
     done: AtomicU64,
     slow: Mutex<Slow>,
@@ -242,10 +269,12 @@ struct Slow {
 }
 
 impl Blob {
-    fn new(name: &str, size: u64) -> Blob {
+    fn new(Shown { name, size, is_layer }: Shown) -> Blob {
         Blob {
-            name: escape(name).into_owned(),
+            name: escape(&name).into_owned(),
             size,
+            is_layer,
+            waiting: Waiting::default(),
             done: AtomicU64::new(0),
             slow: Mutex::new(Slow { state: State::Waiting, carried: 0 }),
         }
@@ -257,12 +286,16 @@ impl Blob {
     }
 
     fn row(&self, slow: &Slow, now: Instant) -> Row<'_> {
+        let done = self.done.load(Ordering::Relaxed);
+        let receives = matches!(slow.state, State::Downloading | State::Resuming);
         Row {
             name: &self.name,
             size: self.size,
-            done: self.done.load(Ordering::Relaxed),
+            done,
             state: slow.state.clone(),
             now,
+            is_layer: self.is_layer,
+            waited: self.waiting.observe(done, now).filter(|_| receives),
         }
     }
 }

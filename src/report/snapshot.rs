@@ -46,6 +46,11 @@ impl State {
         matches!(self, State::Exists | State::Complete | State::Failed)
     }
 
+    /// Whether this process is at work on it.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, State::Downloading | State::Resuming | State::Verifying)
+    }
+
     /// Whether the layer is whole.
     pub(super) fn is_here(&self) -> bool {
         matches!(self, State::Exists | State::Complete)
@@ -91,6 +96,18 @@ pub(super) struct Row<'a> {
     pub(super) state: State,
     /// The moment.
     pub(super) now: Instant,
+    /// Whether it is one of the image's layers, rather than its configuration.
+    pub(super) is_layer: bool,
+    /// What is waited for while no bytes come, and for how long so far.
+    pub(super) waited: Option<(Duration, String)>,
+}
+
+#[cfg(test)]
+impl Row<'_> {
+    /// A layer for which nothing is waited.
+    pub(super) fn new(name: &str, size: u64, done: u64, state: State, now: Instant) -> Row<'_> {
+        Row { name, size, done, state, now, is_layer: true, waited: None }
+    }
 }
 
 /// All layers at one moment.
@@ -118,9 +135,13 @@ impl Snapshot<'_> {
             let percent = format::percent(done, total);
             parts.push(format!("{} ({percent}%)", format::progress_bytes(done, total)));
         }
-        if let Some(rate) = self.rate.filter(|_| done < total) {
-            parts.push(format::rate(rate));
-            parts.extend(format::time_left(total - done, rate));
+        match self.rate.filter(|_| done < total) {
+            Some(0) if self.waited_for().is_some() => parts.extend(self.waited_for()),
+            Some(rate) => {
+                parts.push(format::rate(rate));
+                parts.extend(format::time_left(total - done, rate));
+            }
+            None => {}
         }
         if let Some(left) = self.silence.filter(|_| done < total) {
             parts.push(format!("registry asks for silence: {} left", format::countdown(left)));
@@ -144,6 +165,27 @@ impl Snapshot<'_> {
         format!("pulled: {bytes} in {time} ({rate}), {layers}")
     }
 
+    /// What all the pull waits for, if there is something to say about it beside "0 B/s".
+    fn waited_for(&self) -> Option<String> {
+        if self.silence.is_some() {
+            return None;
+        }
+        let waits = self.rows.iter().filter(|row| !row.state.is_final());
+        let longest = waits.clone().filter_map(|row| row.waited.as_ref()).max();
+        if let Some((_, text)) = longest {
+            return Some(text.clone());
+        }
+        let held = |row: &Row<'_>| match row.state {
+            State::Held { process } => Some(process),
+            _ => None,
+        };
+        match waits.clone().find_map(held)? {
+            _ if waits.clone().any(|row| row.state.is_busy()) => None,
+            Some(process) => Some(format!("waiting for process {process}")),
+            None => Some("waiting for another process".to_owned()),
+        }
+    }
+
     /// Bytes that were or are missing.
     fn total(&self) -> u64 {
         self.missing().fold(0, |sum, row| sum.saturating_add(row.size))
@@ -159,8 +201,9 @@ impl Snapshot<'_> {
     }
 
     fn layers(&self) -> String {
-        let here = self.rows.iter().filter(|row| row.state.is_here()).count();
-        format!("{here} of {} layers complete", self.rows.len())
+        let layers = self.rows.iter().filter(|row| row.is_layer);
+        let here = layers.clone().filter(|row| row.state.is_here()).count();
+        format!("{here} of {} layers complete", layers.count())
     }
 }
 
@@ -176,7 +219,7 @@ mod tests {
         let rows = rows.iter().cloned();
         Snapshot {
             rows: rows
-                .map(|(size, done, state)| Row { name: "9824c27679d3", size, done, state, now })
+                .map(|(size, done, state)| Row::new("9824c27679d3", size, done, state, now))
                 .collect(),
             elapsed: Duration::from_secs(4),
             received,
@@ -194,6 +237,37 @@ mod tests {
             "1.0 of 2.0 MiB (50%), 0 B/s, registry asks for silence: 12 s left, \
              0 of 1 layers complete"
         );
+    }
+
+    #[test]
+    fn totals_say_what_is_waited_for_instead_of_0_bytes_per_second() {
+        use State::{Complete, Downloading, Held, Waiting};
+        let held = Held { process: Some(7) };
+        let waited =
+            |seconds| (Duration::from_secs(seconds), format!("waiting ({seconds} s) for x"));
+        let check = |states: &[State], rate, waits: &[Option<u64>], expected: &str| {
+            let rows: Vec<_> = states.iter().map(|state| (2 * MIB, MIB, state.clone())).collect();
+            let mut pull = snapshot(&rows, 0, Some(rate));
+            for (row, wait) in pull.rows.iter_mut().zip(waits) {
+                row.waited = wait.map(waited);
+            }
+            let totals = pull.totals();
+            assert!(totals.contains(&format!("%), {expected}, ")), "{expected} in {totals}");
+        };
+        let both = [Downloading, Downloading];
+        check(&both, 0, &[Some(3), Some(5)], "waiting (5 s) for x");
+        check(&both, MIB, &[Some(3), None], "1.0 MiB/s, 2 s left");
+        check(&both, 0, &[None, None], "0 B/s");
+        check(&[held.clone(), Waiting], 0, &[], "waiting for process 7");
+        check(&[Held { process: None }, Complete], 0, &[], "waiting for another process");
+        check(&[held, Downloading], 0, &[], "0 B/s");
+    }
+
+    #[test]
+    fn the_configuration_is_no_layer() {
+        let mut pull = snapshot(&[(MIB, MIB, State::Complete), (MIB, 0, State::Waiting)], 0, None);
+        pull.rows[0].is_layer = false;
+        assert_eq!(pull.totals(), "1.0 of 2.0 MiB (50%), 0 of 1 layers complete");
     }
 
     #[test]

@@ -80,6 +80,20 @@ impl Sink for Terminal {
         self.aside(|| self.output.result(text))
     }
 
+    fn waiting(&self, text: Option<&str>) {
+        let mut bar = lock(&self.bar);
+        let Some(text) = text else {
+            if let Some(bar) = bar.take() {
+                bar.finish_and_clear();
+            }
+            return;
+        };
+        if self.output.stderr.is_empty() {
+            let bar = bar.get_or_insert_with(|| self.new_bar());
+            bar.set_message(board::one(text, (self.screen.size)()));
+        }
+    }
+
     fn interval(&self) -> Duration {
         limits::REDRAW_INTERVAL
     }
