@@ -373,12 +373,23 @@ pub const CONNECTION_DESCRIPTORS: u64 = 8;
 pub const DESCRIPTORS_RESERVED: u64 = 22 + RACE_EXTRA_MAX as u64;
 
 /// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
-/// one piece.
+/// one piece, as long as nothing shows that more connections would have them sooner.
 pub const PIECE_FIRST: u64 = 16 << 20;
 
-/// Smallest piece, in bytes: at 100 ms from question to answer and 40 MB/s, half of the time goes
-/// by waiting.
+/// Smallest piece of a fast connection, or one whose rate is not known, in bytes: at 100 ms from question
+/// to answer and 40 MB/s, half of the time goes by waiting.
 pub const PIECE_SIZE_MIN: u64 = 4 << 20;
+
+/// Smallest piece of a slow connection, in bytes: 4 seconds' worth at 64 KiB/s.
+pub const PIECE_SIZE_SLOW_MIN: u64 = 256 << 10;
+const _: () = assert!(PIECE_SIZE_SLOW_MIN < PIECE_SIZE_MIN);
+
+/// Part of a second that a connection needs at least for a smallest piece, between those two bounds.
+pub const PIECE_TIME_MIN_PART: u64 = 8;
+
+/// Largest blob that is asked for whole at first, in bytes. A larger one is asked for by a range, even
+/// if that is all of it: the answer tells whether another connection may have a part.
+pub const WHOLE_SIZE_MAX: u64 = 512 << 10;
 
 /// How long a connection should be busy with a piece: long enough that the question between two
 /// pieces costs little, short enough that connections can be added and taken away.
@@ -404,15 +415,44 @@ const _: () = assert!(FOLLOW_STEP < HASH_BEHIND_MAX);
 /// How much of a blob must be left for an idle core to take over its hashing, in bytes.
 pub const FOLLOW_SIZE_MIN: u64 = 64 << 20;
 
+/// Most connections to a registry that are opened without proof that more of them pay. Download managers
+/// open as many (aria2's `-x` goes up to 16), and servers that limit addresses expect that.
+pub const CONNECTIONS_AUTO: usize = 16;
+
+/// Most connections to a registry where nobody asked for a number, however much more they would bring.
+pub const CONNECTIONS_AUTO_MAX: usize = 32;
+const _: () = assert!(JOBS <= CONNECTIONS_AUTO && CONNECTIONS_AUTO <= CONNECTIONS_AUTO_MAX);
+const _: () = assert!(CONNECTIONS_AUTO_MAX <= CONNECTIONS_MAX);
+
 /// How often the number of connections is thought over.
 pub const TUNER_INTERVAL: Duration = Duration::from_millis(75);
+
+/// How long bytes are counted for before a number of connections is judged, unless they come evenly.
+/// nginx lets a limited connection send a second's worth at once, and then waits
+/// (`ngx_http_write_filter_module.c`); a window a little longer holds one burst of each.
+pub const TUNER_RHYTHM: Duration = Duration::from_millis(1200);
+
+/// Fewest ticks that tell whether bytes come evenly.
+pub const TUNER_EVEN_TICKS_MIN: usize = 3;
+
+/// Shortest rest of a pull, at the rate that was measured, for which more connections are tried: what
+/// a connection costs must be little beside it.
+pub const TUNER_WORTH: Duration = Duration::from_secs(1);
 
 /// How many such intervals connections are given to begin: slow ones resolve, connect and shake
 /// hands first.
 pub const TUNER_TICKS_MAX: u32 = 20;
 
-/// How much more twice as many connections must bring to be kept, in per cent.
+/// How much more connections that were added must bring to be kept, in per cent.
 pub const TUNER_GAIN_MIN: u64 = 15;
+
+/// The same for those beyond [`CONNECTIONS_AUTO`].
+pub const TUNER_GAIN_BEYOND: u64 = 50;
+
+/// Share of the growth that is proportional to the number of connections at which they are kept, and more
+/// of them are tried at once, in per cent.
+pub const TUNER_GAIN_QUICK: u64 = 60;
+const _: () = assert!(TUNER_GAIN_MIN < TUNER_GAIN_QUICK);
 
 /// Share of the cores in use above which connections are not what is missing, in per cent.
 pub const TUNER_CPU_SHARE_MAX: u64 = 55;
@@ -455,8 +495,9 @@ pub const OUTPACED_RATE_MIN: u64 = 128 << 10;
 /// so often, it is not the connection.
 pub const REPLACEMENTS_MAX: u32 = 2;
 
-/// Fewest other connections that one is compared with.
-pub const SIBLINGS_MIN: usize = 2;
+/// Fewest other connections that one is compared with. A single connection is given a companion when it
+/// becomes slow; it is the companion that tells a slow connection from a slow line.
+pub const SIBLINGS_MIN: usize = 1;
 
 /// Smallest piece whose rate is compared with, in bytes: of less, the time goes into asking.
 pub const SIBLING_SIZE_MIN: u64 = 256 << 10;
@@ -471,8 +512,13 @@ pub const SIBLINGS_SEEN_MAX: usize = 64;
 /// well above what a new connection costs.
 pub const SPLIT_TIME_MIN: Duration = Duration::from_secs(1);
 
+/// The same while there is something else for idle connections to do: a piece that became this long was
+/// cut for a faster connection, and what is at the front of a blob is wanted first.
+pub const SPLIT_TIME_LONG: Duration = Duration::from_secs(4);
+const _: () = assert!(SPLIT_TIME_LONG.as_millis() > 2 * PIECE_TIME.as_millis());
+
 /// Smallest such rest, in bytes.
-pub const SPLIT_SIZE_MIN: u64 = 1 << 20;
+pub const SPLIT_SIZE_MIN: u64 = 64 << 10;
 
 /// How long a connection must have received for its rate to be known so far.
 pub const SPLIT_AGE_MIN: Duration = Duration::from_millis(250);
@@ -495,10 +541,6 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Default for the longest `Retry-After` that is waited for. A longer one is an answer for the user.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
-
-/// Bytes after which a failed attempt counts as progress, so that the next starts the count anew.
-/// A peer that makes us come back for less is given up as if it had sent nothing.
-pub const RETRY_PROGRESS_MIN: u64 = 1 << 20;
 
 /// Longest deadline that can be asked for: longer ones are mistakes in the unit.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);

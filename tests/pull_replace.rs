@@ -230,8 +230,8 @@ fn nobody_asks_while_the_registry_wants_silence() {
 #[test]
 fn the_last_piece_is_split_when_connections_are_idle() {
     on_both(|engine| {
-        // One piece of 4 MiB at an eighth of the others' rate, which is not slow enough to replace.
-        let limit = Action::Limit(MIB / 2);
+        // The last piece takes some seconds, and has been split before it could be replaced.
+        let limit = Action::Limit(MIB / 8);
         let pull = Pull::new(engine)
             .pace(3 * MIB)
             .fault(part().asked(Asked::Covering(SIZE - 1)).first(1).then(limit))
@@ -246,6 +246,81 @@ fn the_last_piece_is_split_when_connections_are_idle() {
         assert!(!split.is_empty(), "its back half is asked for over another connection");
         assert!(slow.body_sent < last + 1 - first, "and not received from it");
         pull.expect_waste(0);
+    });
+}
+
+// --- lines as users have them --------------------------------------------------------------------
+
+/// One layer that would fit into a first piece.
+static ONE: LazyLock<Image> = LazyLock::new(|| Image::generate(4, &[12 * MIB]));
+
+/// No number of connections is asked for.
+const AUTO: [&str; 2] = ["--connections", "auto"];
+
+#[test]
+fn one_layer_over_connections_that_are_capped_gets_more_of_them_at_once() {
+    on_both(|engine| {
+        for tls in [false, true] {
+            let pull = Pull::new(engine).image(&ONE).pace(MIB).tls(tls).flags(&AUTO).run();
+            let took = pull.took();
+            let mut connections: Vec<u64> =
+                pull.layer().iter().map(|line| line.connection).collect();
+            connections.sort_unstable();
+            connections.dedup();
+            println!("{engine}, TLS {tls}: {took:?} over {} connections", connections.len());
+            // One connection takes 12 seconds, two take 6.
+            assert!(took <= Duration::from_secs(3) + SLACK, "{took:?}");
+            assert!((4..=40).contains(&connections.len()), "{connections:?}");
+            pull.expect_waste(0);
+        }
+    });
+}
+
+#[test]
+fn small_layers_beyond_the_jobs_share_the_connections_that_pay() {
+    static SIX: LazyLock<Image> = LazyLock::new(|| Image::generate(5, &[3 * MIB; 6]));
+    on_both(|engine| {
+        let pull = Pull::new(engine).image(&SIX).pace(MIB / 2);
+        let pull = pull.flags(&["--connections", "auto", "--jobs", "3"]).run();
+        // Two rounds of three connections take 12 seconds.
+        let took = pull.took();
+        println!("{engine}: {took:?}");
+        assert!(took <= Duration::from_secs(6) + SLACK, "{took:?}");
+    });
+}
+
+#[test]
+fn the_only_connection_gets_a_companion_when_it_drops_and_is_replaced() {
+    on_both(|engine| {
+        let drops =
+            Action::DripAfter { count: 4 * MIB, bytes: 2_000, every: Duration::from_millis(100) };
+        let honest = Pull::new(engine).image(&ONE).flags(&AUTO).run();
+        let fault = layer().first(1).then(drops);
+        let pull = Pull::new(engine).image(&ONE).fault(fault).flags(&AUTO).run();
+        let (without, with) = (honest.took(), pull.took());
+        println!("{engine}: {without:?} without the drop, {with:?} with it");
+        // What it would take itself: 400 seconds.
+        assert!(with <= without + Duration::from_secs(5) + SLACK, "{without:?}, {with:?}");
+        pull.expect_stalls(1);
+        assert!(pull.outcome.stderr.contains(", where other connections get "));
+        pull.expect_waste(0);
+    });
+}
+
+#[test]
+fn a_server_that_resets_every_connection_is_gone_on_with_at_once() {
+    on_both(|engine| {
+        let honest = Pull::new(engine).image(&ONE).flags(&AUTO).run();
+        for count in [4 * MIB, MIB / 4] {
+            let fault = layer().then(Action::ResetAfter(count));
+            let pull = Pull::new(engine).image(&ONE).fault(fault).flags(&AUTO).run();
+            let (without, with) = (honest.took(), pull.took());
+            println!("{engine}: {without:?} without resets, {with:?} with one each {count}");
+            assert!(with <= 4 * without + SLACK, "{without:?}, {with:?}");
+            let said = &pull.outcome.stderr;
+            assert!(said.contains("; again at once") && !said.contains("; again in "), "{said}");
+            assert!(!said.contains("attempt 3 of 5"), "each brought something: {said}");
+        }
     });
 }
 

@@ -115,11 +115,18 @@ fn only_the_gaps_are_asked_for() {
                         let again = sent(&after, blob).saturating_sub(scene.left(blob));
                         assert!(again <= blob.size() / 20, "{again} bytes: {what}");
                     }
-                    // Some of the rest may have been split off, and have arrived.
-                    _ => assert!(
-                        matches!(asked[..], [Some((from, to))] if from == first + 2 * MIB && to <= last),
-                        "{asked:?} in place of {first} + 2 MiB to {last}: {what}"
-                    ),
+                    // Some of the rest may have been split off, and have arrived, or nearly so.
+                    _ => {
+                        let gap = first + 2 * MIB..=last;
+                        let within = |asked: &Option<(u64, u64)>| {
+                            asked.is_some_and(|(from, to)| gap.contains(&from) && gap.contains(&to))
+                        };
+                        assert!(
+                            asked[0].is_some_and(|(from, _)| from == first + 2 * MIB)
+                                && asked.iter().all(within),
+                            "{asked:?} in place of {first} + 2 MiB to {last}: {what}"
+                        );
+                    }
                 }
                 scene.expect_image(&LARGE);
             }
@@ -353,7 +360,7 @@ fn a_process_that_stands_still_is_not_waited_for_for_ever() {
         let first = scene.start(engine, &[]);
         scene.wait_for_bytes(&SMALL.layers[0], CUT);
         first.signal(Signal::STOP);
-        let outcome = scene.pull(engine, &["--recv-timeout", "500ms"]);
+        let outcome = scene.pull(engine, &["--recv-timeout", "500ms", "--connections", "1"]);
         outcome.expect_success();
         let said = format!("warning: process {} does not get on with blob ", first.id());
         assert!(outcome.stderr.contains(&said), "{}", outcome.all);

@@ -20,7 +20,10 @@ use super::replace::{Minimum, Watch};
 use super::retry::{Attempts, Failure, Policy, Verdict, is_slowness};
 use crate::config::Pieces;
 use crate::error::Class;
-use crate::limits::PIECE_TIME;
+use crate::limits::{
+    PIECE_SIZE_SLOW_MIN, PIECE_TIME, PIECE_TIME_MIN_PART, SPLIT_TIME_LONG, SPLIT_TIME_MIN,
+    WHOLE_SIZE_MAX,
+};
 
 /// A part of a blob for one connection to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +155,8 @@ pub(super) struct Board {
     flowing: usize,
     /// Bytes per second of a connection, as far as one is known.
     rate: Option<u64>,
+    /// That rate was measured over all connections, and single pieces tell nothing better.
+    rate_is_measured: bool,
     /// The registry asked for silence until then.
     gate: Option<Instant>,
     /// Several connections may fetch one blob.
@@ -195,6 +200,7 @@ impl Board {
             most: vec![usize::MAX; workers],
             flowing: 0,
             rate: None,
+            rate_is_measured: false,
             gate: None,
             spread: true,
             watch: Watch::default(),
@@ -227,6 +233,19 @@ impl Board {
         self.target = target.max(1);
     }
 
+    /// What a connection brings, in bytes per second, over a time that covers a server's bursts.
+    pub(super) fn set_rate(&mut self, rate_each: u64) {
+        self.rate = Some(rate_each);
+        self.rate_is_measured = true;
+    }
+
+    /// How many bytes are still to come, of all blobs: about, for an answer that has not begun is not
+    /// counted.
+    pub(super) fn left(&self) -> u64 {
+        let missing: u64 = self.blobs.iter().map(Blob::missing_size).sum();
+        missing + self.watch.left()
+    }
+
     /// Whether as many connections are busy as are wanted, and more could be used.
     pub(super) fn is_saturated(&self) -> bool {
         self.busy() >= self.target
@@ -246,7 +265,7 @@ impl Board {
     }
 
     /// Looks at the connections that are receiving: has those replaced that are too slow, and the
-    /// longest rests split once connections are idle. Whether there is more to take by that.
+    /// longest rests split while connections are idle. Whether there is more to take by that.
     ///
     /// To be called at regular intervals.
     pub(super) fn review(&mut self, now: Instant) -> bool {
@@ -263,11 +282,15 @@ impl Board {
         watch.tell_the_slow(tail, |blob| is(blob, |ranges| ranges != Ranges::Useless), now);
         let idle = self.target.saturating_sub(self.busy());
         let mut split = false;
-        for _ in 0..if tail && self.spread { idle } else { 0 } {
+        for _ in 0..if self.spread { idle } else { 0 } {
             let honoured = |blob: usize| {
                 self.blobs.get(blob).is_some_and(|blob| blob.ranges == Ranges::Honoured)
             };
-            let Some((blob, back)) = self.watch.split(honoured) else { break };
+            let least = match self.choose(now) {
+                None => SPLIT_TIME_MIN,
+                Some(_) => SPLIT_TIME_LONG,
+            };
+            let Some((blob, back)) = self.watch.split(least, honoured) else { break };
             if let Some(blob) = self.blobs.get_mut(blob) {
                 blob.put_back(vec![back], Past::default());
                 split = true;
@@ -360,7 +383,7 @@ impl Board {
     /// Takes the next piece out of what is missing of a blob.
     fn cut(&mut self, index: usize) -> Option<Piece> {
         let size_wanted = self.piece_size(index);
-        let pieces = self.pieces;
+        let least = self.least_piece();
         let blob = self.blobs.get_mut(index)?;
         let (failures, number) = (blob.failures, self.taken);
         self.taken += 1;
@@ -383,14 +406,19 @@ impl Board {
         }
         // A rest that is hardly worth a request of its own comes along.
         let end = match gap.end - gap.start {
-            rest if rest <= size_wanted.saturating_add(pieces.least / 2) => gap.end,
+            rest if rest <= size_wanted.saturating_add(least / 2) => gap.end,
             _ => gap.start + size_wanted,
         };
         if end < gap.end {
             blob.missing.push_front(Gap { range: end..gap.end, past });
         }
         let range = gap.start..end;
-        let form = if range == (0..blob.size) { Form::Whole } else { Form::Range };
+        let is_all = range == (0..blob.size);
+        let form = match is_all && (blob.size <= WHOLE_SIZE_MAX || blob.ranges == Ranges::OneStream)
+        {
+            true => Form::Whole,
+            false => Form::Range,
+        };
         Some(piece(range, form))
     }
 
@@ -403,13 +431,26 @@ impl Board {
         let connections = (self.target / self.unreceived().max(1)).max(1) as u64;
         let wanted = match self.rate {
             None => self.pieces.first,
-            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()).max(self.pieces.first),
+            // Alone, a connection needs no end of its own: what is left can be split at any time.
+            Some(rate) if connections == 1 => {
+                rate.saturating_mul(PIECE_TIME.as_secs()).max(self.pieces.first)
+            }
+            Some(rate) => rate.saturating_mul(PIECE_TIME.as_secs()),
         };
         let fair = match (self.blobs.get(index), connections) {
             (Some(blob), 2..) => blob.missing_size() / (2 * connections),
             _ => u64::MAX,
         };
-        wanted.min(fair).max(self.pieces.least)
+        wanted.min(fair).max(self.least_piece())
+    }
+
+    /// The smallest piece that is worth a request.
+    fn least_piece(&self) -> u64 {
+        let most = self.pieces.least;
+        match self.rate {
+            None => most,
+            Some(rate) => (rate / PIECE_TIME_MIN_PART).max(PIECE_SIZE_SLOW_MIN).min(most),
+        }
     }
 
     /// A range of the blob was answered as it was asked for: more connections may have some.
@@ -447,7 +488,7 @@ impl Board {
         self.release(worker, piece);
         let size = piece.range.end - piece.range.start;
         self.watch.finished(size, took, now);
-        if size >= self.pieces.least {
+        if size >= self.pieces.least && !self.rate_is_measured {
             let rate = crate::report::format::per_second(size, took);
             self.rate = Some(self.rate.map_or(rate, |known| u64::midpoint(known, rate)));
         }
@@ -487,7 +528,8 @@ impl Board {
                 blob.failures += 1;
                 // What other pieces of the blob received meanwhile is progress as well.
                 let arrived = blob.arrived + underway;
-                failure.received = arrived.saturating_sub(blob.arrived_before);
+                let since = arrived.saturating_sub(blob.arrived_before);
+                failure.beside = since.saturating_sub(failure.received);
                 blob.arrived_before = arrived;
                 blob.attempts.after(failure, jitter)
             }
@@ -610,7 +652,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    const POLICY: Policy = Policy { retries: 4, max_wait: Duration::from_secs(60) };
+    const POLICY: Policy =
+        Policy { retries: 4, max_wait: Duration::from_secs(60), slow_progress_min: 1000 };
 
     fn board(sizes: &[u64], target: usize) -> Board {
         let mut board = Board::new(sizes.iter().copied(), POLICY, 6, 1);
@@ -619,7 +662,7 @@ mod tests {
     }
 
     fn failure(class: Class, received: u64) -> Failure {
-        Failure { class, retry_after: None, received }
+        Failure { class, retry_after: None, received, beside: 0 }
     }
 
     #[test]
@@ -627,8 +670,10 @@ mod tests {
         let now = Instant::now();
         let mut board = board(&[3 * MIB, 5, 0], 2);
         let first = board.take(0, now).unwrap();
-        assert_eq!((first.range.clone(), first.form), (0..3 * MIB, Form::Whole));
-        assert_eq!(board.take(0, now).unwrap().range, 0..5);
+        // By a range, whose answer tells whether another connection may have a part of it.
+        assert_eq!((first.range.clone(), first.form), (0..3 * MIB, Form::Range));
+        let second = board.take(0, now).unwrap();
+        assert_eq!((second.range, second.form), (0..5, Form::Whole));
         assert_eq!(board.take(0, now), None, "two connections are wanted");
         assert!(board.received(0, &first, Duration::from_secs(1), now));
         let empty = board.take(0, now).unwrap();
@@ -689,17 +734,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failed_piece_left_is_asked_for_next_after_a_pause() {
+    fn what_a_failed_piece_left_is_asked_for_next() {
         let now = Instant::now();
         let mut board = board(&[100 * MIB], 1);
         let piece = board.take(0, now).unwrap();
         let left = vec![5..piece.range.end];
         let verdict = board.failed(0, &piece, left, failure(Class::Truncated, 5), 1.0, now);
-        let Verdict::Again { pause } = verdict else { panic!("{verdict:?}") };
-        assert_eq!(board.take(0, now), None);
-        assert_eq!(board.wakes_at(now), Some(now + pause));
-        let again = board.take(0, now + pause).unwrap();
+        assert_eq!(verdict, Verdict::Again { pause: Duration::ZERO }, "it brought something");
+        let again = board.take(0, now).unwrap();
         assert_eq!((again.range.start, again.form), (5, Form::Range));
+        let left = vec![again.range.clone()];
+        let verdict = board.failed(0, &again, left, failure(Class::Truncated, 0), 1.0, now);
+        let Verdict::Again { pause } = verdict else { panic!("{verdict:?}") };
+        assert_eq!((board.take(0, now), pause.is_zero()), (None, false));
+        assert_eq!(board.wakes_at(now), Some(now + pause));
+        assert_eq!(board.take(0, now + pause).unwrap().range.start, 5);
     }
 
     #[test]

@@ -44,15 +44,12 @@ impl Executor {
         }
     }
 
-    /// Time that all cores of the machine had nothing to do since it was started (proc_stat(5)), where
-    /// that can be known.
+    /// Time that all cores of the machine together had nothing to do since it was started, where that
+    /// can be known: the second number of proc_uptime(5). `/proc/stat` has the same, but for it the kernel
+    /// adds up the interrupts of each core, and on machines of hundreds of cores that takes milliseconds.
     pub(super) fn idle_time(&self) -> Option<Duration> {
         let Executor::Threads(_) = self else { return None };
-        let stat = std::fs::read_to_string("/proc/stat").ok()?;
-        let idle = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().nth(3)?;
-        let ticks: u64 = idle.parse().ok()?;
-        let micros_per_tick = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_micros(ticks.saturating_mul(micros_per_tick)))
+        idle_in(&std::fs::read_to_string("/proc/uptime").ok()?)
     }
 
     /// Runs `work`, which waits for the disk.
@@ -75,5 +72,26 @@ impl Executor {
             Executor::Threads(_) => Some(spawn_blocking(work)),
             Executor::Local => None,
         }
+    }
+}
+
+/// The idle time in what `/proc/uptime` says: seconds with a fraction.
+fn idle_in(uptime: &str) -> Option<Duration> {
+    let (_, idle) = uptime.trim_end().split_once(' ')?;
+    let seconds: f64 = idle.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_is_the_second_number_of_uptime() {
+        assert_eq!(idle_in("869.04 477.89\n"), Some(Duration::from_millis(477_890)));
+        for text in ["", "869.04", "869.04 x", "869.04 -1", "869.04 inf"] {
+            assert_eq!(idle_in(text), None, "{text:?}");
+        }
+        assert!(Executor::Threads(crate::transport::EngineKind::Epoll).idle_time().is_some());
     }
 }

@@ -412,13 +412,19 @@ fn failed(
     let class = error.class();
     let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
     let received = (piece.range.end - piece.range.start).saturating_sub(missing);
-    let failure = Failure { class, retry_after: error.retry_after(), received };
+    let failure = Failure { class, retry_after: error.retry_after(), received, beside: 0 };
     let now = clock::now();
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
     let idle = !board.is_underway(piece.blob);
     let silence = board.silent_until(now);
-    if matches!(class, Class::RateLimited | Class::Http5xx | Class::Truncated | Class::Connect) {
+    // A connection that ended after it brought something was no objection to how many there are.
+    let objects = match class {
+        Class::RateLimited | Class::Http5xx | Class::Connect => true,
+        Class::Truncated => received == 0,
+        _ => false,
+    };
+    if objects {
         let mut tuner = fetch.tuner();
         tuner.back_off(now);
         board.set_target(tuner.target());
@@ -456,7 +462,7 @@ fn reject(fetch: &Fetch, job: &Job, blob: usize, cause: Cause) -> Result<(), Err
     let (attempt, allowed) = board.attempt(blob);
     let error = described(context, job, cause, attempt, allowed);
     let class = error.class();
-    let failure = Failure { class, retry_after: None, received: 0 };
+    let failure = Failure { class, retry_after: None, received: 0, beside: 0 };
     let Slot { writer, resumed, begun_anew, .. } = std::mem::take(&mut *lock(&job.slot));
     // What an earlier process has left may be to blame, and then the registry is not.
     let left_behind = resumed > 0 && class == Class::Digest;

@@ -278,7 +278,7 @@ impl Context {
             registry: config.reference.registry().to_owned(),
             repository: config.reference.repository().to_owned(),
             store,
-            policy: Policy { retries: config.network.retries, max_wait: config.network.max_wait },
+            policy: Policy::new(&config.network),
             // As long as it may wait for a receive in vain, and then for the next.
             held_silence_max: config.network.timeouts.recv.saturating_mul(2),
             reporter: reporter.clone(),

@@ -19,7 +19,7 @@ use super::lane::{Lane, Standing};
 use crate::limits::{
     MIN_SPEED_TIME_MIN, OUTPACED_RATE_MIN, OUTPACED_SHARE, OUTPACED_TIME, REPLACEMENTS_MAX,
     SIBLING_SIZE_MIN, SIBLING_TIME_MAX, SIBLINGS_MIN, SIBLINGS_SEEN_MAX, SPLIT_AGE_MIN,
-    SPLIT_SIZE_MIN, SPLIT_TIME_MIN,
+    SPLIT_SIZE_MIN,
 };
 use crate::report::format;
 
@@ -216,10 +216,11 @@ impl Watch {
         slow.then_some(Slow::Outpaced { rate, others })
     }
 
-    /// Takes the back half from the connection that would be busy longest, if that is worth a
-    /// request: which blob, and which bytes of it.
+    /// Takes the back half from the connection that would be busy longest, if that is at least `least`:
+    /// which blob, and which bytes of it.
     pub(super) fn split(
         &self,
+        least: Duration,
         replaceable: impl Fn(usize) -> bool,
     ) -> Option<(usize, std::ops::Range<u64>)> {
         let candidates = self.watched.iter().filter(|watched| replaceable(watched.blob));
@@ -227,10 +228,16 @@ impl Watch {
             let Standing { at, end, .. } = watched.lane.standing();
             let rate = watched.recent.average(SPLIT_AGE_MIN)?;
             let seconds = end.saturating_sub(at) / rate.max(1);
-            (seconds >= SPLIT_TIME_MIN.as_secs()).then_some((seconds, watched))
+            (seconds >= least.as_secs()).then_some((seconds, watched))
         });
         let (_, slowest) = left.max_by_key(|(seconds, _)| *seconds)?;
         Some((slowest.blob, slowest.lane.cut(SPLIT_SIZE_MIN)?))
+    }
+
+    /// Bytes that connections are still to receive.
+    pub(super) fn left(&self) -> u64 {
+        let standings = self.watched.iter().map(|watched| watched.lane.standing());
+        standings.map(|Standing { at, end }| end.saturating_sub(at)).sum()
     }
 
     /// Bytes of a blob that connections have received since they were asked for them.
@@ -307,6 +314,7 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SPLIT_TIME_MIN;
 
     const MIB: u64 = 1 << 20;
     const TICK: Duration = Duration::from_millis(100);
@@ -394,10 +402,14 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_is_not_judged_by_the_other() {
-        let mut scene = Scene::new(None, 2);
-        scene.run(50, |index| if index == 1 { 0 } else { MIB });
-        assert_eq!(scene.told(), [0; 0]);
+    fn one_is_judged_by_its_companion_and_alone_by_nobody() {
+        let mut scene = Scene::new(None, 1);
+        scene.run(50, |_| MIB);
+        scene.run(2 * LONG, |_| MIB / 50);
+        assert_eq!(scene.told(), [0; 0], "the line may be slow");
+        scene.begin(0);
+        scene.run(LONG, |index| if index == 0 { MIB / 50 } else { MIB });
+        assert_eq!(scene.told(), [0]);
     }
 
     #[test]
@@ -489,19 +501,19 @@ mod tests {
         let mut scene = Scene::new(None, 3);
         scene.run(10, |index| [30, 10, 20][index] * MIB);
         // 700, 900 and 800 MiB are left.
-        let (blob, range) = scene.watch.split(|_| true).unwrap();
+        let (blob, range) = scene.watch.split(SPLIT_TIME_MIN, |_| true).unwrap();
         assert_eq!((blob, range), (0, 550 * MIB..1000 * MIB));
         assert_eq!(scene.lanes[1].standing().end, 550 * MIB);
-        assert_eq!(scene.watch.split(|_| false), None);
+        assert_eq!(scene.watch.split(SPLIT_TIME_MIN, |_| false), None);
     }
 
     #[test]
     fn what_ends_soon_is_not_split() {
         let mut scene = Scene::new(None, 1);
         scene.run(2, |_| MIB);
-        assert_eq!(scene.watch.split(|_| true), None, "its rate is not known yet");
+        assert_eq!(scene.watch.split(SPLIT_TIME_MIN, |_| true), None, "its rate is not known yet");
         scene.run(6, |_| 120 * MIB);
-        assert_eq!(scene.watch.split(|_| true), None);
+        assert_eq!(scene.watch.split(SPLIT_TIME_MIN, |_| true), None);
     }
 
     #[test]

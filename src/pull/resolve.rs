@@ -180,7 +180,7 @@ async fn fetch(client: &Client, context: &Context, wanted: &Wanted<'_>) -> Resul
         let error = Error::about(&subject, cause);
         let error = error.in_attempt(attempts.current(), attempts.allowed());
         let (class, retry_after) = (error.class(), error.retry_after());
-        let failure = Failure { class, retry_after, received: 0 };
+        let failure = Failure { class, retry_after, received: 0, beside: 0 };
         match attempts.after(failure, fastrand::f64()) {
             Verdict::GiveUp => return Err(error.given_up(context.policy, SystemTime::now())),
             Verdict::Again { pause } => {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::config::NetworkConfig;
 use crate::error::{Class, Retry};
-use crate::limits::{RETRY_PAUSE_FIRST, RETRY_PAUSE_MAX, RETRY_PROGRESS_MIN};
+use crate::limits::{MIN_SPEED_TIME_MIN, RETRY_PAUSE_FIRST, RETRY_PAUSE_MAX};
 
 /// How patient a pull is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,9 +13,23 @@ pub(super) struct Policy {
     pub(super) retries: u32,
     /// Longest time that a registry may ask us to wait.
     pub(super) max_wait: Duration,
+    /// Bytes that an attempt must have brought to be progress although its connection was too slow, or
+    /// fell silent: what the slowest connection that is kept brings within a deadline.
+    pub(super) slow_progress_min: u64,
 }
 
 impl Policy {
+    pub(super) fn new(network: &NetworkConfig) -> Policy {
+        // Rounded up: with any minimum, a byte in a deadline is no progress.
+        let deadline = network.timeouts.recv.max(MIN_SPEED_TIME_MIN);
+        let seconds = deadline.as_secs() + u64::from(deadline.subsec_nanos() > 0);
+        Policy {
+            retries: network.retries,
+            max_wait: network.max_wait,
+            slow_progress_min: network.min_speed.unwrap_or(0).saturating_mul(seconds),
+        }
+    }
+
     /// Whether a registry asks for more time than the user gives it.
     pub(super) fn is_too_long(self, retry_after: Option<Duration>) -> bool {
         retry_after.is_some_and(|asked| asked > self.max_wait)
@@ -39,8 +54,10 @@ pub(super) struct Failure {
     pub(super) class: Class,
     /// What the server asked us to wait (`Retry-After`).
     pub(super) retry_after: Option<Duration>,
-    /// Bytes received by the attempt that failed.
+    /// New bytes that the attempt brought before it failed.
     pub(super) received: u64,
+    /// New bytes of the same object that others brought since the last failure.
+    pub(super) beside: u64,
 }
 
 /// The attempts at one object.
@@ -75,9 +92,8 @@ impl Attempts {
     /// The pause before the n-th retry is between a half and the whole of
     /// [`RETRY_PAUSE_FIRST`] · 2ⁿ⁻¹, at most [`RETRY_PAUSE_MAX`]; a server that says `Retry-After`
     /// is given that, up to the policy's longest wait. A connection that was too slow is no reason to wait.
-    /// An attempt that received
-    /// [`RETRY_PROGRESS_MIN`] bytes starts the count anew: a link that breaks every minute is slow,
-    /// not broken.
+    /// An attempt that brought any new byte is progress: it starts the count anew, and the next one
+    /// follows at once. A link that breaks every minute is slow, not broken.
     pub(super) fn after(&mut self, failure: Failure, jitter: f64) -> Verdict {
         match failure.class.retry() {
             Retry::Never => return Verdict::GiveUp,
@@ -92,7 +108,7 @@ impl Attempts {
                     return Verdict::GiveUp;
                 }
             }
-            Retry::Again if failure.received >= RETRY_PROGRESS_MIN => self.failed = 0,
+            Retry::Again if self.is_progress(failure) => self.failed = 0,
             Retry::Again => {}
         }
         if self.failed >= self.policy.retries {
@@ -111,15 +127,27 @@ impl Attempts {
         }
     }
 
-    /// A request beside those that failed was answered by so many bytes.
+    /// A request beside those that failed was answered by so many new bytes.
     pub(super) fn progressed(&mut self, received: u64) {
-        if received >= RETRY_PROGRESS_MIN {
+        if received > 0 {
             self.failed = 0;
         }
     }
 
+    /// Whether the object got on since the last failure. A connection that was too slow brought bytes,
+    /// too, so some are no progress there.
+    fn is_progress(&self, failure: Failure) -> bool {
+        let least = match is_slowness(failure.class) {
+            true => self.policy.slow_progress_min.max(1),
+            false => 1,
+        };
+        failure.received.saturating_add(failure.beside) >= least
+    }
+
     fn pause(&self, failure: Failure, jitter: f64) -> Verdict {
-        if is_slowness(failure.class) {
+        // A pause is for attempts that brought nothing.
+        let brought = failure.received > 0 && failure.class.retry() == Retry::Again;
+        if is_slowness(failure.class) || (brought && failure.retry_after.is_none()) {
             return Verdict::Again { pause: Duration::ZERO };
         }
         let doublings = self.failed.saturating_sub(1).min(16);
@@ -142,12 +170,15 @@ pub(super) fn is_slowness(class: Class) -> bool {
 mod tests {
     use super::*;
 
+    const POLICY: Policy =
+        Policy { retries: 4, max_wait: Duration::from_secs(60), slow_progress_min: 1000 };
+
     fn attempts(retries: u32) -> Attempts {
-        Attempts::new(Policy { retries, max_wait: Duration::from_secs(60) })
+        Attempts::new(Policy { retries, ..POLICY })
     }
 
     fn failure(class: Class) -> Failure {
-        Failure { class, retry_after: None, received: 0 }
+        Failure { class, retry_after: None, received: 0, beside: 0 }
     }
 
     fn again(milliseconds: u64) -> Verdict {
@@ -185,13 +216,44 @@ mod tests {
     }
 
     #[test]
-    fn progress_starts_the_count_anew() {
+    fn any_new_byte_starts_the_count_anew_and_is_followed_at_once() {
         let mut attempts = attempts(1);
-        let progressed = Failure { received: RETRY_PROGRESS_MIN, ..failure(Class::Truncated) };
+        let progressed = Failure { received: 1, ..failure(Class::Truncated) };
         for _ in 0..100 {
-            assert_eq!(attempts.after(progressed, 1.0), again(500));
+            assert_eq!(attempts.after(progressed, 1.0), again(0));
+            assert_eq!(attempts.beside(progressed, 1.0), again(0));
         }
         assert_eq!(attempts.after(failure(Class::Truncated), 1.0), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn what_others_brought_starts_the_count_anew_but_is_no_reason_to_hurry() {
+        let mut attempts = attempts(1);
+        let refused = Failure { beside: 1, ..failure(Class::Http5xx) };
+        for _ in 0..100 {
+            assert_eq!(attempts.after(refused, 1.0), again(500));
+        }
+        assert_eq!(attempts.after(failure(Class::Http5xx), 1.0), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_connection_that_is_too_slow_has_not_got_on_by_a_few_bytes() {
+        for class in [Class::RecvTimeout, Class::TooSlow] {
+            let slow = |received| Failure { received, ..failure(class) };
+            let mut attempts = attempts(1);
+            assert_eq!(attempts.after(slow(999), 1.0), again(0));
+            assert_eq!(attempts.after(slow(1000), 1.0), again(0));
+            assert_eq!(attempts.after(slow(1000), 1.0), again(0));
+            assert_eq!(attempts.after(slow(999), 1.0), Verdict::GiveUp, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_no_progress() {
+        let wrong = Failure { received: 1 << 30, ..failure(Class::Framing) };
+        let mut attempts = attempts(4);
+        assert_eq!(attempts.after(wrong, 1.0), again(500));
+        assert_eq!(attempts.after(wrong, 1.0), Verdict::GiveUp);
     }
 
     #[test]
@@ -205,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_an_answer_of_a_wrong_size_left_may_be_found_out_by_the_digest() {
-        let mut attempts = Attempts::new(Policy { retries: 4, max_wait: Duration::from_secs(60) });
+        let mut attempts = attempts(4);
         assert_eq!(attempts.after(failure(Class::Size), 1.0), again(500));
         assert_eq!(attempts.after(failure(Class::Digest), 1.0), again(1_000));
         assert_eq!(attempts.after(failure(Class::Digest), 1.0), Verdict::GiveUp);

@@ -24,7 +24,7 @@ use crate::client::Client;
 use crate::config::NetworkConfig;
 use crate::limits::{
     BLOCK_ALIGNMENT, BLOCK_SIZE, BLOCKS_MAX, BLOCKS_SHARE, CONNECTION_DESCRIPTORS,
-    CONNECTION_MEMORY, CONNECTIONS_MAX, DESCRIPTORS_RESERVED, KEEP_PATIENCE, STOP_PATIENCE,
+    CONNECTION_MEMORY, CONNECTIONS_AUTO_MAX, DESCRIPTORS_RESERVED, KEEP_PATIENCE, STOP_PATIENCE,
     TUNER_INTERVAL, WORKERS_MAX,
 };
 use crate::report::format;
@@ -56,7 +56,8 @@ pub(super) async fn fetch_all(
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
     let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
     let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
-    let tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
+    let mut tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
+    tuner.set_limit(network.limit_rate);
     // A blob under way has a file open, whether or not a connection is busy with it.
     let jobs_at_once = network.jobs.min(most);
     let mut board = Board::new(sizes, context.policy, jobs_at_once, workers);
@@ -153,7 +154,7 @@ fn most_connections(network: &NetworkConfig, blocks: usize) -> usize {
     let allowed = connections_in(network.memory, blocks)
         .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
-    allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_MAX))
+    allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_AUTO_MAX))
 }
 
 /// How many connections have room in so much memory, beside so many blocks.
@@ -237,7 +238,7 @@ fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
     if measured.cpu.has_idle_core(cores) {
         fetch.use_idle_cores(cores);
     }
-    let (before, target) = {
+    let (before, target, rate, spreads_now) = {
         // The board first, as where a failure backs off; both, so that neither overrules the other
         // with what it has read before.
         let mut board = fetch.board();
@@ -245,15 +246,23 @@ fn tune(fetch: &Fetch, meter: &mut Meter, cores: usize) {
         let before = tuner.target();
         tuner.tick(measured, clock::now());
         board.set_target(tuner.target());
+        if let Some(rate) = tuner.rate_each() {
+            board.set_rate(rate);
+        }
+        let was_spread = board.is_spread();
         if tuner.is_free() {
-            let spread = measured.cpu.spreads(board.is_spread());
+            let spread = measured.cpu.spreads(was_spread);
             board.spread(spread);
         }
-        (before, tuner.target())
+        (before, tuner.target(), tuner.rate(), board.is_spread() && !was_spread)
     };
+    if spreads_now {
+        // Connections that found nothing to do may have a part of a blob now.
+        fetch.tell();
+    }
     if target != before {
         fetch.tell();
-        let rate = format::rate(measured.rate);
+        let rate = format::rate(rate);
         fetch
             .context
             .reporter
@@ -288,7 +297,7 @@ impl Meter {
         let now = Meter { first: self.first, ..Meter::new(fetch) };
         let judged = self.bytes > self.first;
         let elapsed = now.at.saturating_duration_since(self.at).max(Duration::from_millis(1));
-        let rate = format::per_second(now.bytes - self.bytes, elapsed);
+        let bytes = now.bytes - self.first;
         let all = elapsed.saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
         let used = now.cpu.saturating_sub(self.cpu);
         let wanted = used.max(now.busy.saturating_sub(self.busy));
@@ -298,10 +307,10 @@ impl Meter {
         };
         *self = now;
         let board = fetch.board();
-        let (saturated, flowing) = (board.is_saturated(), board.is_flowing());
+        let (saturated, flowing, left) = (board.is_saturated(), board.is_flowing(), board.left());
         let [used, wanted, idle] = [used, wanted, idle].map(|part| share(part, all));
         let cpu = Cpu { used, wanted, idle };
-        judged.then_some(Measured { rate, cpu, saturated, flowing })
+        judged.then_some(Measured { bytes, left, cpu, saturated, flowing })
     }
 }
 

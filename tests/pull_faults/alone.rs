@@ -90,7 +90,8 @@ fn after_a_silence_the_next_byte_is_asked_for() {
         let scene = Scene::serving(Options { faults: faults.into(), ..Options::default() }, &image);
         let registry = scene.registry.as_ref().unwrap();
         let out = Destination::new();
-        let flags = ["--recv-timeout", "1s"];
+        // Nobody is there to take over.
+        let flags = ["--recv-timeout", "1s", "--connections", "1"];
         start(engine, &scene.reference, &out.reference(), &flags).wait().expect_success();
         out.expect(Disk::Image, &image);
 

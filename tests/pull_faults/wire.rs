@@ -136,16 +136,20 @@ pub fn endings() -> Vec<Row> {
     vec![
         row("12 a reset amid a layer", layer_once(Action::ResetAfter(300_000)))
             .starts(&[0, 300_000]),
-        row("12 a reset each time", layer(Action::ResetAfter(1_000)))
-            .fails(5, "truncated", "(1.9 of 512.0 KiB), attempt 2 of 2", Blobs)
-            .starts(&[0, 1_000]),
+        row("12 a reset each time, after some bytes", layer(Action::ResetAfter(40_000)))
+            .starts(&EACH_40_000),
+        row("12 a reset each time, before the first byte", layer(Action::ResetAfter(0)))
+            .fails(5, "truncated", "(0.0 of 512.0 KiB), attempt 2 of 2", Blobs)
+            .starts(&[0, 0]),
         row("13 the end amid a layer", layer_once(Action::CloseAfter(300_000)))
             .starts(&[0, 300_000]),
         row("13 the end before the last byte", layer_once(Action::CloseAfter(LAYER_SIZE - 1)))
             .starts(&[0, LAYER_SIZE - 1]),
-        row("13 the end each time", layer(Action::CloseAfter(1_000)))
+        row("13 the end each time, after some bytes", layer(Action::CloseAfter(40_000)))
+            .starts(&EACH_40_000),
+        row("13 the end each time, before the first byte", layer(Action::CloseAfter(0)))
             .fails(5, "truncated", "the connection was closed within the body", Blobs)
-            .starts(&[0, 1_000]),
+            .starts(&[0, 0]),
         row("13 the end amid a manifest", manifest(Action::CloseAfter(100)))
             .fails(5, "truncated", "the connection was closed within the body", Nothing)
             .asked(Kind::Manifest, 2),
@@ -156,10 +160,10 @@ pub fn endings() -> Vec<Row> {
         })
         .starts(&[0, 300_000]),
         tls_row("14 the end of TLS without close_notify, each time", {
-            layer(Action::CloseWithoutNotifyAfter(1_000))
+            layer(Action::CloseWithoutNotifyAfter(0))
         })
         .fails(5, "truncated", "closed within the body", Blobs)
-        .starts(&[0, 1_000]),
+        .starts(&[0, 0]),
         tls_row("14 the end of TLS with close_notify, once", {
             layer_once(Action::CloseAfter(300_000))
         })
@@ -626,6 +630,18 @@ pub fn ranges() -> Vec<Row> {
 // --- ranges, several at once ---------------------------------------------------------------------
 
 const MIB: u64 = 1 << 20;
+
+/// Where a layer of [`LAYER_SIZE`] is gone on with that is never given more than 40,000 bytes at once.
+const EACH_40_000: [u64; 14] = {
+    let mut starts = [0; 14];
+    let mut number = 0;
+    while number < starts.len() {
+        starts[number] = 40_000 * number as u64;
+        number += 1;
+    }
+    assert!(starts[13] < LAYER_SIZE && LAYER_SIZE <= starts[13] + 40_000);
+    starts
+};
 
 /// An image of one layer that is worth several connections.
 static LARGE: LazyLock<Image> = LazyLock::new(|| Image::generate(5, &[24 * MIB]));
