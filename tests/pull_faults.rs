@@ -113,6 +113,8 @@ fn the_list_of_faults_is_true() {
             include_str!("pull_faults/surroundings.rs"),
             include_str!("pull_faults/secrets.rs"),
             include_str!("../src/registry/redirect.rs"),
+            include_str!("../src/pull/replace.rs"),
+            include_str!("../src/pull/tuner.rs"),
             include_str!("pull_faults/clock.rs"),
             include_str!("pull_faults/signals.rs"),
             include_str!("cli.rs"),

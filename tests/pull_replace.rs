@@ -276,6 +276,20 @@ fn one_layer_over_connections_that_are_capped_gets_more_of_them_at_once() {
     });
 }
 
+/// What sends a second connection at once is that the blob may be shared, not that a piece ended.
+#[test]
+fn a_worker_that_waits_is_told_when_a_layer_may_be_shared() {
+    static LONG: LazyLock<Image> = LazyLock::new(|| Image::generate(6, &[24 * MIB]));
+    on_both(|engine| {
+        // The first piece takes 3.2 seconds, which is too little to be split, and wanted are two.
+        let pull = Pull::new(engine).image(&LONG).pace(5 * MIB).flags(&AUTO).run();
+        let layer = pull.layer();
+        let after = layer[1].at - layer[0].at;
+        println!("{engine}: after {after:?}");
+        assert!(after < Duration::from_millis(2500), "{after:?}");
+    });
+}
+
 #[test]
 fn small_layers_beyond_the_jobs_share_the_connections_that_pay() {
     static SIX: LazyLock<Image> = LazyLock::new(|| Image::generate(5, &[3 * MIB; 6]));

@@ -5,9 +5,11 @@
 //!                                          └ piece ┘        └ piece ┘
 //! ```
 //!
-//! A small blob is one piece. Of a large one, pieces are taken from the front, so that hashing, which
-//! goes in order, keeps up; each is a closed range of about a second's worth. A second connection
-//! gets a piece of a blob only after the first was answered with the range that it asked for.
+//! A small blob is one piece at first. Of a large one, pieces are taken from the front, so that hashing,
+//! which goes in order, keeps up; each is a closed range of about a second's worth. A second connection
+//! gets a piece of a blob only after the first was answered with the range that it asked for. While
+//! connections are idle and nothing else is missing, or a piece has become much longer than it should
+//! be, they get the back half of one that is under way.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -731,6 +733,59 @@ mod tests {
         assert!(!board.is_done(), "it may yet be wrong");
         board.stored(0);
         assert!(board.is_done());
+    }
+
+    #[test]
+    fn a_first_piece_that_turns_out_slow_is_shared_from_its_end() {
+        let mut now = Instant::now();
+        for size in [12 * MIB, 300 * MIB] {
+            let mut board = board(&[size], 1);
+            let mut first = board.take(0, now).unwrap();
+            board.flows(&mut first);
+            board.ranges_are_honoured(0);
+            let lane = board.receives(&first, first.range.clone(), now);
+            for _ in 0..4 {
+                now += Duration::from_millis(75);
+                lane.take(75 << 10);
+                assert!(!board.review(now), "one connection is wanted");
+            }
+            board.set_rate(MIB);
+            let end = first.range.end;
+            assert_eq!(board.left(), size - (300 << 10));
+            board.set_target(8);
+            assert!(board.review(now));
+            assert!(lane.standing().end < end - end / 3, "its end moves");
+            let mut from = lane.standing().end;
+            for piece in std::iter::from_fn(|| board.take(0, now)) {
+                assert_eq!((piece.range.start, piece.form), (from, Form::Range), "from the front");
+                assert!(piece.range.end - from <= 2 * MIB, "{piece:?}");
+                from = piece.range.end;
+            }
+            assert_eq!(
+                (board.busy(), board.left()),
+                (8, size - (300 << 10) - (from - lane.standing().end))
+            );
+        }
+    }
+
+    #[test]
+    fn pieces_follow_what_a_connection_brings() {
+        let now = Instant::now();
+        for (rate, piece) in
+            [(60 << 10, 256 << 10), (MIB, MIB), (5 * MIB, 5 * MIB), (100 * MIB, 100 * MIB)]
+        {
+            let mut board = board(&[20_000 * MIB], 16);
+            let first = board.take(0, now).unwrap();
+            assert_eq!(first.range, 0..PIECE_FIRST, "nothing is known");
+            board.ranges_are_honoured(0);
+            board.set_rate(rate);
+            let second = board.take(0, now).unwrap().range;
+            assert_eq!(second.end - second.start, piece);
+            // A burst that one piece came in says nothing.
+            board.received(0, &first, Duration::from_millis(1), now);
+            let third = board.take(0, now).unwrap().range;
+            assert_eq!(third.end - third.start, piece);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! ```text
 //!   minimum    below the user's rate for as long as a receive may take     a failure, as silence is
 //!   outpaced   a fraction of what others get at the same time              replaced, a few times
-//!   split      nothing is missing, connections are idle, much is to come   half of it goes to another
+//!   split      connections are idle, and one has much to do               half of it goes to another
 //! ```
 //!
 //! What holds all connections back is no fault of any of them: rates are compared with those of

@@ -154,7 +154,9 @@ fn most_connections(network: &NetworkConfig, blocks: usize) -> usize {
     let allowed = connections_in(network.memory, blocks)
         .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
-    allowed.clamp(1, network.connections.unwrap_or(CONNECTIONS_AUTO_MAX))
+    // Each layer of as many as the user wants at once gets one.
+    let auto = CONNECTIONS_AUTO_MAX.max(network.jobs);
+    allowed.clamp(1, network.connections.unwrap_or(auto))
 }
 
 /// How many connections have room in so much memory, beside so many blocks.

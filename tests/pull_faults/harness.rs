@@ -15,8 +15,7 @@ use crate::support::layout::{Layout, expect_resumable, partials, sha256};
 use crate::support::process::{ringpull, run, slack};
 use crate::support::tools::text;
 
-/// Size of the image's layer 0, in bytes. Below what counts as progress, so that attempts are
-/// counted as they are written here.
+/// Size of the image's layer 0, in bytes: asked for whole, and in one piece.
 pub const LAYER_SIZE: u64 = 512 << 10;
 
 /// The image of most rows: one layer that is received in many pieces, one that comes in one.
