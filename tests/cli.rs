@@ -21,6 +21,7 @@ use serde_json::Value;
 use support::layout::Layout;
 use support::process::{Outcome, ringpull, run};
 use support::ringpull::{engines, write_authfile};
+use support::skip::{Lack, skipped};
 use support::tools::text;
 use tempfile::TempDir;
 
@@ -308,8 +309,7 @@ fn a_credentials_file_that_nobody_named_and_cannot_be_used_is_a_warning() {
 fn the_home_of_another_user_is_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be another user");
-        return;
+        return skipped(Lack::Right, "the home of another user: only root can be one");
     }
     let world = World::new(Options::default());
     let open = |path: &Path, mode| {

@@ -38,6 +38,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use support::layout::{Layout, partials, sha256};
 use support::process::{ringpull, ringpull_under};
 use support::ringpull::engines;
+use support::skip::{Lack, skipped};
 use support::tools::{text, tool_or_skip};
 use tempfile::TempDir;
 
@@ -137,16 +138,21 @@ fn sweep(choose: impl Fn(Vec<Point>) -> Vec<Point>) {
     }
     let stage = Stage::new();
     let mut failed = Vec::new();
+    let mut tried = 0;
     for &engine in engines() {
         let Some(points) = stage.points(engine) else {
-            eprintln!("skipped: strace may not trace here");
-            return;
+            return skipped(
+                Lack::Right,
+                "pulls disturbed at their system calls: strace may not trace here",
+            );
         };
         if std::env::var_os("RINGPULL_SWEEP_LIST").is_some() {
             points.iter().for_each(|point| println!("{}", point.name()));
+            tried += points.len();
             continue;
         }
         let (count, points) = (points.len(), choose(points));
+        tried += points.len();
         let started = Instant::now();
         let tally = try_all(&stage, &points);
         println!(
@@ -162,6 +168,7 @@ fn sweep(choose: impl Fn(Vec<Point>) -> Vec<Point>) {
         failed.extend(tally.failed);
     }
     assert!(failed.is_empty(), "{failed:#?}");
+    assert!(tried > 0, "no point has such a name: --list shows all");
 }
 
 /// What came of the points tried.

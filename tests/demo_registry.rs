@@ -2,6 +2,9 @@
 //! rely on. Nothing of ringpull's client is used here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
@@ -12,6 +15,7 @@ use ringpull::demo::{
     Action, Asked, Auth, Bearer, BlobRedirect, Credentials, Door, Image, Kind, Options, Registry,
     Rule, Script, ScriptedPeer, Step, Then, blackhole,
 };
+use skip::{Lack, skipped};
 
 /// Longer than any test takes that goes well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -737,8 +741,7 @@ fn a_connect_to_a_blackhole_hangs() {
 #[test]
 fn skopeo_copies_and_inspects_the_image() {
     if Command::new("skopeo").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: no skopeo on PATH");
-        return;
+        return skipped(Lack::Program, "skopeo copies from the demo registry: no skopeo on PATH");
     }
     let bearer = Bearer::default();
     let options = Options {

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -19,6 +22,7 @@ use ringpull::transport::race::{self, Lost};
 use ringpull::transport::{
     Buffer, Connection, Connector, Deadline, Engine, EngineKind, Error, Fill, Phase, Socket,
 };
+use skip::{Lack, skipped};
 
 /// Long enough never to pass in a test that passes.
 const LONG: Duration = Duration::from_secs(30);
@@ -616,7 +620,8 @@ fn a_sender_without_room_ends_the_wait_for_the_mark(engine: &Engine) {
     const MARK: usize = 64 << 10;
     const SIZE: usize = 8 << 20;
     if is_before(5, 12) {
-        return;
+        let what = "a_sender_without_room_ends_the_wait_for_the_mark: Linux before 5.12";
+        return skipped(Lack::OldKernel, what);
     }
     engine.run(async {
         for _ in 0..8 {
@@ -774,8 +779,7 @@ fn run(kind: EngineKind, case: fn(&Engine)) {
     if kind == EngineKind::Uring
         && let Ok(uring::Ability::Missing(why)) = uring::self_test()
     {
-        println!("skipped: io_uring cannot be used here: {why}");
-        return;
+        return skipped(Lack::Uring, &format!("the contract of the engines on io_uring: {why}"));
     }
     let (done, ended) = mpsc::channel::<()>();
     let case = std::thread::spawn(move || {

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use std::process::Command;
 use ringpull::demo::{Action, Image, Kind, Options, Registry, Rule, Script};
 use ringpull::transport::engine::uring;
 use rustix::io::Errno;
+use skip::{Lack, skipped};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
@@ -134,12 +138,11 @@ const CANCELLED: [i32; 2] = [-Errno::CANCELED.raw_os_error(), -Errno::INTR.raw_o
 #[test]
 fn every_wait_of_a_pull_is_linked_to_a_timeout_and_a_stall_is_ended_by_the_kernel() {
     if let Ok(uring::Ability::Missing(why)) = uring::self_test() {
-        println!("skipped: io_uring cannot be used here: {why}");
-        return;
+        return skipped(Lack::Uring, &format!("the kernel's account of a pull: {why}"));
     }
     let (Some(ring), Some(timer)) = (Instance::new("ring"), Instance::new("timer")) else {
-        println!("skipped: no tracefs that this user may use at {TRACEFS}");
-        return;
+        let what = format!("the kernel's account of a pull: no tracefs for this user at {TRACEFS}");
+        return skipped(Lack::Right, &what);
     };
     // The processes that the shell below becomes, and their threads.
     assert!(ring.write("options/event-fork", "1"));

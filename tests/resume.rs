@@ -24,6 +24,7 @@ use support::layout::{Layout, expect_resumable, partials, sha256, verify_all};
 use support::process::{Outcome, Running, SOON, ringpull, ringpull_under, run};
 use support::ringpull::engines;
 use support::server::eventually;
+use support::skip::{Lack, skipped};
 use support::tools::{text, tool_or_skip};
 use tempfile::TempDir;
 
@@ -442,8 +443,8 @@ fn room_for_the_whole_pull_is_asked_for_before_the_first_byte() {
         let mount = ["-t", "tmpfs", "-o", "size=30m", "tmpfs", text(&scene.path)];
         let mounted = std::process::Command::new("mount").args(mount).output();
         if !mounted.is_ok_and(|output| output.status.success()) {
-            println!("skipped: a small disk: tmpfs cannot be mounted here");
-            return;
+            let what = "room for the whole pull: tmpfs cannot be mounted here";
+            return skipped(Lack::Right, what);
         }
         let outcome = scene.pull(engine, &[]);
         let unmount = std::process::Command::new("umount").arg("-l").arg(&scene.path).output();

@@ -59,6 +59,7 @@ fn every_seed_keeps_the_invariants() {
     let minutes = started.elapsed().as_secs_f64() / 60.0;
     println!("{done} seeds, {:.0} pulls a minute: {outcomes}", outcomes.pulls as f64 / minutes);
     assert_eq!(broken, 0, "seeds that broke an invariant");
+    assert!(done > 0, "no seed was run: {range}");
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! a failing system call are here; a tool or a right that is missing is said, and the row skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -17,6 +20,7 @@ use ringpull::store::{
     StoreError, Swept,
 };
 use serde_json::{Value, json};
+use skip::{Lack, skipped};
 
 // --- what is visible ---------------------------------------------------------------------------
 
@@ -1012,7 +1016,9 @@ fn traced(test: &str, place: &Place, argument: &str, inject: &str) -> Option<Out
     match strace.output() {
         Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("ptrace") => Some(output),
         _ => {
-            skipped("failing system calls", "strace is not there, or may not trace");
+            let is_there = run("strace", &["--version"]);
+            let lack = if is_there { Lack::Right } else { Lack::Program };
+            skipped(lack, "failing system calls: strace is not there, or may not trace");
             None
         }
     }
@@ -1061,14 +1067,14 @@ fn other_tools_read_the_layout() {
         assert!(run("skopeo", &["inspect", &to]));
         place.assert_valid();
     } else {
-        skipped("skopeo reads the layout", "there is no skopeo");
+        skipped(Lack::Program, "skopeo reads the layout: there is no skopeo");
     }
     if run("umoci", &["--version"]) {
         let output = Command::new("umoci").args(["ls", "--layout", directory]).output().unwrap();
         let listed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(listed.lines().any(|line| line == "latest"), "{listed}");
     } else {
-        skipped("umoci reads the layout", "there is no umoci");
+        skipped(Lack::Program, "umoci reads the layout: there is no umoci");
     }
 }
 
@@ -1228,10 +1234,6 @@ fn run(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-fn skipped(what: &str, why: &str) {
-    eprintln!("skipped: {what}: {why}");
-}
-
 /// Fills the disk to the last byte.
 fn fill(path: &Path) {
     let mut file = std::fs::File::create(path).unwrap();
@@ -1250,7 +1252,7 @@ impl SmallDisk {
         let options = format!("size={mebibytes}m");
         let path = place.path.to_str().unwrap();
         if !run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", path]) {
-            skipped("a small disk", "tmpfs cannot be mounted here");
+            skipped(Lack::Right, "a small disk: tmpfs cannot be mounted here");
             return None;
         }
         Some(SmallDisk { place })

@@ -106,6 +106,34 @@ fn no_path_of_some_machine_is_left_behind() {
 }
 
 #[test]
+fn a_test_that_is_left_out_says_so_in_one_way() {
+    hold(
+        &rust_files(&["tests"]),
+        skipped_in_silence,
+        "Call `skipped` of tests/support/skip.rs: what is only printed, cargo hides.",
+    );
+}
+
+#[test]
+fn tests_that_scripts_name_exist() {
+    let mut findings = Vec::new();
+    let mut named = 0;
+    for script in files_under("scripts") {
+        for (file, name) in tests_named(&script.text) {
+            named += 1;
+            if !read(&format!("tests/{file}.rs")).contains(&format!("fn {name}(")) {
+                findings.push(format!("{}: tests/{file}.rs has no {name}", script.path));
+            }
+        }
+    }
+    assert!(named >= 4, "scripts/one-test is used by more scripts than {named}");
+    settle(
+        findings,
+        "Name a test that is there: of another name, cargo runs none, and is content.",
+    );
+}
+
+#[test]
 fn scripts_can_be_run() {
     let mut findings = Vec::new();
     for file in files_under("scripts").into_iter().chain(files_under(".ci")) {
@@ -144,10 +172,7 @@ fn every_dependency_has_a_reason() {
 
 #[test]
 fn the_readme_shows_only_commands_that_exist() {
-    let Ok(readme) = fs::read_to_string(root().join("README.md")) else {
-        eprintln!("skipped: there is no README.md yet");
-        return;
-    };
+    let readme = read("README.md");
     let mut findings: Vec<String> = script_names(&readme)
         .into_iter()
         .filter(|script| !root().join(script).is_file())
@@ -246,6 +271,26 @@ fn no_first_sentence(file: &File) -> Findings {
         Some(sentence) if !sentence.trim().is_empty() => Vec::new(),
         _ => vec![(1, "no `//!`".to_owned())],
     }
+}
+
+fn skipped_in_silence(file: &File) -> Findings {
+    // Put together here, so that this file does not find itself.
+    let begins = ["skip", "ped: "].concat();
+    let is_own = file.path.ends_with("support/skip.rs");
+    let lines = numbered(&file.text).filter(|(_, line)| !is_own && line.contains(&begins));
+    lines.map(|(number, _)| (number, "left out, and only printed".to_owned())).collect()
+}
+
+/// The tests that a script runs by name, as `scripts/one-test FILE NAME`: files and functions.
+fn tests_named(script: &str) -> Vec<(String, String)> {
+    let words = script.replace("\\\n", " ");
+    let calls = words.split("exec scripts/one-test ").skip(1);
+    let named = calls.filter_map(|call| {
+        let mut words = call.split_whitespace();
+        let (file, name) = (words.next()?, words.next()?.trim_matches('"'));
+        Some((file.to_owned(), name.rsplit("::").next()?.to_owned()))
+    });
+    named.collect()
 }
 
 fn too_long(file: &File) -> Findings {
@@ -760,12 +805,16 @@ fn rules_can_fail() {
         (no_first_sentence, "src/a.rs", "//!\n//! Late.\n", 1),
         (no_first_sentence, "src/a.rs", "//! Says it.\n", 0),
         (machine_path, "src/a.rs", concat!("x = \"/", "work/x\"\ny = /", "root/.cargo\n"), 2),
+        (skipped_in_silence, "tests/a.rs", concat!("println!(\"skip", "ped: x\");\n"), 1),
+        (skipped_in_silence, "tests/support/skip.rs", concat!("\"skip", "ped: {}\"\n"), 0),
         (machine_path, "src/a.rs", concat!("https://example.com/", "work/x\n"), 0),
     ];
     for (index, &(rule, path, text, findings)) in cases.iter().enumerate() {
         let found = rule(&File { path: path.to_owned(), text: text.to_owned() });
         assert_eq!(found.len(), findings, "case {index}: {path}: {text:?}: {found:?}");
     }
+    let script = "x\nexec scripts/one-test engine \\\n    \"on_$engine::a_case\" --quiet\n";
+    assert_eq!(tests_named(script), [("engine".to_owned(), "a_case".to_owned())]);
     let long = "//! Too long.\n".repeat(FILE_LINES_MAX + 1);
     assert_eq!(too_long(&File { path: "src/a.rs".to_owned(), text: long }).len(), 1);
 }

@@ -31,6 +31,10 @@ pub(super) struct DemoArgs {
     /// How long the silence is waited for
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "2s")]
     patience: Duration,
+    /// All layers this many times smaller: for emulated machines, which hash slowly
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=64))]
+    smaller: u64,
     #[command(flatten)]
     report: ReportArgs,
     #[command(flatten)]
@@ -62,8 +66,9 @@ pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> R
         None => fresh_default()?,
     };
     // New content each time: a layer that is there already would not be pulled.
-    let image = Image::generate(fastrand::u64(..), &LAYER_SIZES);
-    let silent_at = LAYER_SIZES[STALLING_LAYER] / 4;
+    let layer_sizes = LAYER_SIZES.map(|size| size / arguments.smaller);
+    let image = Image::generate(fastrand::u64(..), &layer_sizes);
+    let silent_at = layer_sizes[STALLING_LAYER] / 4;
     let faults = Script::from([Rule::on(Kind::Blob)
         .layer(STALLING_LAYER)
         .first(1)
@@ -83,7 +88,7 @@ pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> R
             format!(
                 "Its layer {} will fall silent after {}; a silence is waited for {}.",
                 image.layers[STALLING_LAYER].digest.short(),
-                format::progress_bytes(silent_at, LAYER_SIZES[STALLING_LAYER]),
+                format::progress_bytes(silent_at, layer_sizes[STALLING_LAYER]),
                 format::duration(arguments.patience)
             ),
         ],

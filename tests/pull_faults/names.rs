@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
 use crate::support::process::{Running, SOON, ringpull_under, run};
 use crate::support::ringpull::engines;
+use crate::support::skip::{Lack, skipped, this_test};
 use crate::support::tools::tools_or_skip;
 
 /// Files that stand in `/etc` for one process.
@@ -55,7 +56,8 @@ impl Etc {
             && self.files.iter().all(there)
             && run(self.command(&["--version"])).code == 0;
         if !works {
-            eprintln!("skipped: no name spaces here, or nothing in /etc to replace");
+            let what = format!("{}: no name spaces, or nothing in /etc to replace", this_test());
+            skipped(Lack::Right, &what);
         }
         works
     }
@@ -95,7 +97,8 @@ impl NameServer {
         let socket = match UdpSocket::bind((ip, 53)) {
             Ok(socket) => socket,
             Err(error) => {
-                eprintln!("skipped: no name server can be started here: {error}");
+                let what = format!("{}: no name server can be started: {error}", this_test());
+                skipped(Lack::Right, &what);
                 return None;
             }
         };

@@ -13,6 +13,7 @@ use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
 use crate::support::layout::Layout;
 use crate::support::process::{Outcome, Running, SOON, ringpull_under, run};
 use crate::support::ringpull::engines;
+use crate::support::skip::{Lack, skipped};
 use crate::support::tools::tool_or_skip;
 
 // --- 64: links, and what is no file --------------------------------------------------------------
@@ -213,8 +214,8 @@ fn a_large_image_passes_through_a_small_memory_group() {
     let group = match MemoryGroup::new(64 * MIB) {
         Ok(group) => group,
         Err(error) => {
-            println!("skipped: there can be no memory group here: {error}");
-            return;
+            let what = format!("a small memory group: there can be none here: {error}");
+            return skipped(Lack::Right, &what);
         }
     };
     // Four times what the group may have, with the pages of files that are being written.

@@ -1,5 +1,6 @@
 //! What the integration tests stand on: real registries, a test CA, real images, other tools.
 //!
+//! - [`skip`]: says what this machine cannot test
 //! - [`tools`]: runs skopeo, umoci and the like; skips or fails a test whose tool is missing
 //! - [`server`]: a child process that serves until it is dropped
 //! - [`ca`]: a certificate authority for loopback addresses
@@ -30,4 +31,5 @@ pub mod nginx;
 pub mod process;
 pub mod ringpull;
 pub mod server;
+pub mod skip;
 pub mod tools;

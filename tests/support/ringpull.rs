@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 use super::process::direct_io_min;
+use super::skip::{Lack, skipped};
 use super::tools::{describe, output_of};
 
 /// The binary that cargo has built for this test.
@@ -27,7 +28,7 @@ static URING: LazyLock<bool> = LazyLock::new(|| {
     let refused = |line: &str| line.contains("not available") || line.contains("unavailable");
     let available = !said.lines().any(|line| line.contains("uring") && refused(line));
     if !available {
-        eprintln!("skipped: engine uring: {said}");
+        skipped(Lack::Uring, &format!("pulls on io_uring: {}", said.trim()));
     }
     available
 });

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::skip::{Lack, skipped, this_test};
+
 /// Where servers live besides `PATH`, which of an ordinary user leaves them out.
 const SERVER_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// The program's path, or `None` to skip the test: `let Some(..) = tool_or_skip("x") else { return };`
 ///
-/// Where tests must not be skipped (`CI=true`, or `RINGPULL_REQUIRE_TOOLS=1` as `scripts/test` sets
-/// it), a missing program fails the test instead.
+/// Where tests must not be without it, a missing program fails the test instead: see [`super::skip`].
 #[track_caller]
 pub fn tool_or_skip(program: &str) -> Option<PathBuf> {
     let found = find(program);
     if found.is_none() {
-        assert!(!tools_are_required(), "`{program}` is missing: run scripts/setup");
-        eprintln!("skipped: `{program}` is missing: run scripts/setup");
+        skipped(Lack::Program, &format!("{}: `{program}` is missing", this_test()));
     }
     found
 }
@@ -78,9 +78,4 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// `path` as text, for a command line or a configuration file.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary directories have plain names")
-}
-
-fn tools_are_required() -> bool {
-    let is = |name, value| std::env::var(name).is_ok_and(|found| found == value);
-    is("CI", "true") || is("RINGPULL_REQUIRE_TOOLS", "1")
 }
