@@ -629,8 +629,7 @@ fn a_pull_that_failed_takes_nothing_from_one_beside_it() {
 fn a_store_that_has_all_of_an_image_may_be_read_only() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can be another user");
-        return;
+        return skipped(Lack::Right, "a store that is read-only: only root can be another user");
     }
     for engine in engines() {
         let world = World::new(Options::default());

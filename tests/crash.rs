@@ -224,7 +224,7 @@ fn run_traced(stage: &Stage, flags: &[&str], arguments: &[&str]) -> Option<Ended
     strace.args(["-f", "-qq", "-y", "-o", text(trace.path())]).args(flags);
     let ended = stage.run(with_environment(ringpull_under(strace, arguments)));
     if ended.stderr.contains("ptrace") {
-        eprintln!("skipped: strace may not trace here");
+        skipped(Lack::Right, "file systems that lack something: strace may not trace here");
         return None;
     }
     Some(Ended { trace: fs::read_to_string(trace.path()).unwrap(), ..ended })
