@@ -762,6 +762,7 @@ fn unescaped(content: &str, end: char) -> Option<usize> {
 /// Holds files to a rule.
 #[track_caller]
 fn hold(files: &[File], rule: fn(&File) -> Findings, way_out: &str) {
+    assert!(!files.is_empty(), "no file was looked at");
     let findings = files.iter().flat_map(|file| {
         let found = rule(file).into_iter();
         found.map(move |(line, what)| format!("{}:{line}: {what}", file.path))
