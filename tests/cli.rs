@@ -123,7 +123,11 @@ fn a_command_line_that_is_not_understood_is_told_in_one_last_line() {
         (&["pull"], "the following required arguments were not provided: <REFERENCE>", "Usage: "),
         (&["pull", "a", "b", "c"], "unexpected argument 'c' found", "--help"),
         (&["pull", "--retry", "a"], "unexpected argument '--retry' found", "exists: '--retries'"),
-        (&["fetch"], "unrecognized subcommand 'fetch'", "--help"),
+        (
+            &["fetch"],
+            "unrecognized subcommand 'fetch'; to pull an image, write ringpull pull fetch",
+            "--help",
+        ),
         // Clap leaves escape codes out.
         (&["pull", "--\u{1b}[31m"], "unexpected argument '--' found", "--help"),
     ] {
@@ -155,7 +159,7 @@ fn bad_values_are_named_with_the_way_out() {
         (&["--jobs", "65"], &["'65'", "--jobs", "from 1 to 64"]),
         (&["--jobs", "x"], &["'x'", "--jobs", "from 1 to 64"]),
         (&["--retries", "101"], &["'101'", "--retries", "from 0 to 100"]),
-        (&["--retries", "-1"], &["-1"]),
+        (&["--retries", "-1"], &["'-1'", "--retries", "from 0 to 100"]),
         (&["--engine", "kqueue"], &["'kqueue'", "--engine", "auto, uring, epoll"]),
         (&["--plain-http=perhaps"], &["'perhaps'", "--plain-http", "write true or false"]),
         (&["--timeout", "60"], &["'60'", "--timeout", "60s, 60ms or 60m", "or none"]),
@@ -204,7 +208,7 @@ fn bad_files_are_named_with_the_way_out() {
 
     with("--authfile", &missing, &["cannot read the credentials", "No such file"]);
     with("--authfile", directory.path(), &["cannot read the credentials"]);
-    with("--authfile", &file("nothing", ""), &["is not the JSON expected"]);
+    with("--authfile", &file("nothing", ""), &["is empty", "is written {}"]);
     with("--authfile", &file("list", "[]"), &["is not the JSON expected (line 1"]);
     let broken = file("broken", r#"{"auths":{"127.0.0.1:1":{"auth":"canary"#);
     with("--authfile", &broken, &["is not the JSON expected (line 1"]);
@@ -257,7 +261,7 @@ fn unusable_files(directory: &Path) -> Vec<Unusable> {
     let plain = "not a regular file";
     let of_file = format!("{file}/config.json");
     vec![
-        row("empty", home("empty", &write("")), &[&named("empty"), "line 1"]),
+        row("empty", home("empty", &write("")), &[&named("empty"), "is empty"]),
         row("not JSON", home("text", &write("canary")), &[&named("text"), "line 1"]),
         row(
             "a directory",
@@ -344,6 +348,33 @@ fn a_credentials_file_with_a_byte_order_mark_is_read() {
     let content = std::fs::read_to_string(&authfile).unwrap();
     std::fs::write(&authfile, format!("\u{feff}{content}")).unwrap();
     world.pull(&["--authfile", text(&authfile)], &[]).expect_success();
+}
+
+#[test]
+fn what_was_meant_is_said() {
+    for (arguments, texts) in [
+        (
+            &["oci:./a", "alpine"][..],
+            &["the image comes first", "ringpull pull alpine oci:./a"][..],
+        ),
+        (&["oci:./a"], &["the image comes first", "ringpull pull REFERENCE oci:./a"]),
+        (&["--plain-http", "false", "alpine"], &["write --plain-http=false"]),
+        (&["--plain-http", "false"], &["write --plain-http=false"]),
+        (&["alpine", "oci:~/x"], &["`oci:~/x`", "the shell", "write oci:$HOME/x", "oci:./~/x"]),
+        (&["--store", "~/x", "alpine"], &["`--store ~/x`", "write --store $HOME/x"]),
+        (&["--authfile", "~/x", "alpine"], &["`--authfile ~/x`", "write --authfile $HOME/x"]),
+        (&["--ca-file", "~/x", "alpine"], &["`--ca-file ~/x`", "write --ca-file $HOME/x"]),
+        (&["alpine", "./dir"], &["destination", "(here oci:./dir)"]),
+        (&["alpine", "/dir"], &["destination", "(here oci:/dir)"]),
+    ] {
+        check_usage(arguments, &[], texts);
+    }
+    let three = ["--plain-http", "false", "alpine", "oci:/nonexistent/x"];
+    check_refused(&three, &[], &["write --plain-http=false"]);
+    let outcome = run(ringpull(&["alpine"]));
+    outcome.expect_failure(2, "usage", "to pull an image, write ringpull pull alpine");
+    let outcome = run(ringpull(&["demo", "~/x"]));
+    outcome.expect_failure(2, "usage", "write $HOME/x");
 }
 
 // --- flags and their twins -----------------------------------------------------------------------
@@ -746,6 +777,53 @@ fn each_retry_is_shown_with_its_cause_and_pause() {
     }
 }
 
+/// A layer whose turn has not come counts with what an earlier pull has left of it.
+#[test]
+fn a_resumed_pull_counts_what_is_there_from_the_start() {
+    let image = Image::generate(9, &[1 << 20, 600 << 10]);
+    for engine in engines() {
+        let faults = Script::from([
+            Rule::on(Kind::Blob).layer(0).then(Action::StallBeforeHead),
+            Rule::on(Kind::Blob).layer(1).first(1).then(Action::StallAfter(300_000)),
+        ]);
+        let world = World::new(Options { faults, ..Options::default() });
+        world.registry.add("demo", "latest", &image);
+        for (at_once, stopped) in
+            [("2", "stopped: 0.2 of 1.6 MiB"), ("1", "stopped: 0.2 of 1.6 MiB")]
+        {
+            let flags = ["--engine", engine, "--timeout", "2s", "--jobs", at_once];
+            let outcome = world.pull(&[&flags[..], &["--connections", at_once]].concat(), &[]);
+            outcome.expect_failure(5, "timeout", "the same command goes on from there");
+            assert!(outcome.stderr.contains(stopped), "{at_once}: {}", outcome.all);
+        }
+    }
+}
+
+#[test]
+fn the_demo_does_what_it_announces() {
+    for engine in engines() {
+        let directory = TempDir::new().unwrap();
+        let out = directory.path().join("out");
+        let out = text(&out);
+        let outcome = run(ringpull(&["demo", "--engine", engine, "--patience", "500ms", out]));
+        outcome.expect_success();
+        for said in [
+            " will fall silent after 192.0 KiB (of 32.0 MiB); ",
+            " fell silent at 192.0 KiB. ",
+            ": Range: bytes=196608-",
+            "Verified: all 8 blobs ",
+            &format!("The image is left there, 125.0 MiB: remove it with rm -r {out}.\n"),
+        ] {
+            assert!(outcome.stdout.contains(said), "`{said}` is not in {}", outcome.all);
+        }
+    }
+    // Nothing of it is a registry's.
+    let help = run(ringpull(&["demo", "--help"])).stdout;
+    for option in ["--authfile", "--plain-http", "--recv-timeout", "--insecure", "--retries"] {
+        assert!(!help.contains(option), "{option} is offered: {help}");
+    }
+}
+
 #[test]
 fn quiet_prints_the_reference_alone() {
     let world = World::new(Options::default());
@@ -810,7 +888,7 @@ fn probe_speaks_to_people_and_to_programs() {
 
 // --- what is never printed -----------------------------------------------------------------------
 
-const USER: &str = "canary-user";
+const USER: &str = "alice";
 const PASSWORD: &str = "canary-password";
 /// Passwords as they are typed and as they are sent; tokens and signatures of the demo registry; and
 /// whatever the tests put into URLs.
@@ -917,6 +995,49 @@ fn no_secret_is_shown() {
             scope.spawn(move || check_secrets(engine, options, code));
         }
     });
+}
+
+/// Each refusal of access says which credentials were sent, whose, and from which file; or why none.
+#[test]
+fn a_refusal_says_which_credentials_were_sent() {
+    let basic = |password| Some(Auth::Basic(Credentials::new(USER, password)));
+    let bearer = |credentials| Some(Auth::Bearer(Bearer { credentials, ..Bearer::default() }));
+    let other = Some(Credentials::new(USER, "another"));
+    let unusable = Bearer { uses_per_token: Some(0), ..Bearer::default() };
+    let sent =
+        |name: &str| format!("(user `{USER}`, in {name}) were sent: log in again, or, if the");
+    let none = |name: &str| {
+        format!("no credentials were sent: there are none for HOST (looked into {name})")
+    };
+    let rows = [
+        ("a wrong password", basic("another"), true, sent("FILE"), "refused access (status 401)"),
+        ("the same, for a token", bearer(other.clone()), true, sent("FILE"), "the token service "),
+        ("none", basic("another"), false, none("FILE"), "wants a user name and a password"),
+        ("none, for a token", bearer(other), false, none("FILE"), "the token service "),
+        (
+            "none, and a token that is not taken",
+            Some(Auth::Bearer(unusable)),
+            false,
+            none("FILE"),
+            "refused access (status 401)",
+        ),
+    ];
+    for engine in engines() {
+        for (name, auth, stored, text, cause) in &rows {
+            let world = World::new(Options { auth: auth.clone(), ..Options::default() });
+            let authfile = world.path("auth.json");
+            let host = world.registry.address().to_string();
+            let key = if *stored { &host } else { "registry.invalid" };
+            write_authfile(&authfile, key, USER, PASSWORD);
+            let outcome = world
+                .pull(&["--engine", engine, "--authfile", support::tools::text(&authfile)], &[]);
+            let file = support::tools::text(&authfile);
+            let text = text.replace("FILE", file).replace("HOST", &host);
+            outcome.expect_failure(4, "auth", &text);
+            assert!(outcome.last_line().contains(cause), "{name}: {cause}: {}", outcome.all);
+            check_keeps_secrets(&outcome);
+        }
+    }
 }
 
 #[test]

@@ -7,10 +7,12 @@ use clap::{ArgMatches, Args};
 use etcetera::BaseStrategy;
 use tokio::sync::watch;
 
-use super::network::{NetworkArgs, ReportArgs};
-use super::values::timeout;
+use super::network::{EngineArg, ReportArgs};
+use super::pull::check_tilde;
+use super::values::{Connections, SizeOr, connections, limit_rate, timeout};
 use super::{Failure, print};
-use crate::config::{Platforms, PullConfig};
+use crate::client::Timeouts;
+use crate::config::{NetworkConfig, Platforms, PullConfig};
 use crate::demo::{Action, Image, Kind, Options, Registry, RequestLine, Rule, Script};
 use crate::error::Class;
 use crate::image::{Algorithm, Digest, Platform, Reference};
@@ -20,8 +22,8 @@ use crate::store::{self, Destination};
 
 /// Pull a generated image from a registry inside of this process, with one layer that falls silent
 ///
-/// Needs no network. The registry listens on loopback, and everything on the way to the verified
-/// image is the real thing.
+/// Needs no network. The registry listens on loopback, and everything on the way to the verified image
+/// is the real thing. The image is left in DIR.
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Where to: an OCI image layout, left there [default: $XDG_DATA_HOME/ringpull-demo, made anew
@@ -35,17 +37,27 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "N", hide = true, default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=64))]
     smaller: u64,
+    /// What the network is driven by
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto, env = "RINGPULL_ENGINE")]
+    engine: EngineArg,
+    /// Connections at once; auto adds some while that brings more
+    #[arg(long, value_name = "auto|N", value_parser = connections, default_value = "auto", env = "RINGPULL_CONNECTIONS")]
+    connections: Connections,
+    /// Most bytes per second, over all connections, such as 20M
+    #[arg(long, value_name = "SIZE|none", value_parser = limit_rate, default_value = "none", env = "RINGPULL_LIMIT_RATE")]
+    limit_rate: SizeOr,
     #[command(flatten)]
     report: ReportArgs,
-    #[command(flatten)]
-    network: NetworkArgs,
 }
 
 /// Sizes of the layers, in bytes: one large, some small, as in most images.
 const LAYER_SIZES: [u64; 6] = [64 << 20, 32 << 20, 16 << 20, 8 << 20, 4 << 20, 1 << 20];
 
-/// The layer that falls silent within its first piece, once.
+/// The layer whose first answer falls silent.
 const STALLING_LAYER: usize = 1;
+
+/// After how many bytes it does, so few that any first answer has them.
+const SILENT_AFTER: u64 = 192 << 10;
 
 const REPOSITORY: &str = "demo";
 const TAG: &str = "latest";
@@ -54,7 +66,6 @@ impl DemoArgs {
     /// The same without what is overruled.
     pub(super) fn settled(mut self, matches: &ArgMatches) -> Result<DemoArgs, Failure> {
         self.report = self.report.settled(matches)?;
-        self.network = self.network.settled(matches);
         Ok(self)
     }
 }
@@ -62,17 +73,19 @@ impl DemoArgs {
 pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> Result<(), Failure> {
     let reporter = arguments.report.reporter();
     let directory = match arguments.directory {
-        Some(directory) => directory,
+        Some(directory) => {
+            check_tilde("", &directory)?;
+            directory
+        }
         None => fresh_default()?,
     };
     // New content each time: a layer that is there already would not be pulled.
     let layer_sizes = LAYER_SIZES.map(|size| size / arguments.smaller);
     let image = Image::generate(fastrand::u64(..), &layer_sizes);
-    let silent_at = layer_sizes[STALLING_LAYER] / 4;
     let faults = Script::from([Rule::on(Kind::Blob)
         .layer(STALLING_LAYER)
         .first(1)
-        .then(Action::StallAfter(silent_at))]);
+        .then(Action::StallAfter(SILENT_AFTER))]);
     let registry = Registry::start(Options { faults, ..Options::default() })
         .map_err(|error| Failure::new(Class::System, format!("the demo's registry: {error}")))?;
     registry.add(REPOSITORY, TAG, &image);
@@ -86,16 +99,24 @@ pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> R
                 registry.address()
             ),
             format!(
-                "Its layer {} will fall silent after {}; a silence is waited for {}.",
+                "The first answer for its layer {} will fall silent after {} (of {}); a silence is waited \
+                 for {}.",
                 image.layers[STALLING_LAYER].digest.short(),
-                format::progress_bytes(silent_at, layer_sizes[STALLING_LAYER]),
+                format::bytes(SILENT_AFTER),
+                format::bytes(layer_sizes[STALLING_LAYER]),
                 format::duration(arguments.patience)
             ),
         ],
     )?;
 
-    let mut network = arguments.network.config(&reporter)?;
-    network.timeouts.recv = arguments.patience;
+    let timeouts = Timeouts { recv: arguments.patience, ..Timeouts::default() };
+    let network = NetworkConfig {
+        engine: arguments.engine.wish(),
+        timeouts,
+        connections: arguments.connections.0,
+        limit_rate: arguments.limit_rate.0,
+        ..NetworkConfig::default()
+    };
     let reference =
         Reference::parse(&registry.reference(REPOSITORY, TAG)).map_err(Failure::usage)?;
     let config = PullConfig {
@@ -152,16 +173,28 @@ fn tell(
     verified: usize,
 ) -> Result<(), Failure> {
     let layer = &image.layers[STALLING_LAYER];
-    let resumed = log
-        .iter()
-        .filter(|line| line.kind == Kind::Blob && line.target.ends_with(&layer.digest.to_string()));
-    let Some((from, to)) = resumed.filter_map(|line| line.range).next_back() else {
+    let digest = layer.digest.to_string();
+    let mut asked =
+        log.iter().filter(|line| line.kind == Kind::Blob && line.target.ends_with(&digest));
+    let silent = asked.find(|line| matches!(line.fault, Action::StallAfter(_)));
+    let silent =
+        silent.map(|line| (line.at, line.range.map_or(0, |(from, _)| from) + SILENT_AFTER));
+    // The request for the next byte after the last one that came.
+    let again = silent.and_then(|(_, stopped)| {
+        asked.find_map(|line| Some((line.at, line.range.filter(|(from, _)| *from == stopped)?)))
+    });
+    let (Some((fell_silent, stopped)), Some((asked_again, (from, to)))) = (silent, again) else {
         let text = "the layer that fell silent was not asked for again from where it stopped";
         return Err(Failure::new(Class::RecvTimeout, text));
     };
+    let waited = asked_again.saturating_sub(fell_silent);
     let timeouts = &config.network.timeouts;
+    let ended = match waited < timeouts.recv {
+        true => "Other connections were faster, which ended the wait",
+        false => "Its deadline ended the wait",
+    };
     let summary = &pulled.summary;
-    let busy = summary.elapsed.saturating_sub(timeouts.recv);
+    let busy = summary.elapsed.saturating_sub(waited);
     print(
         reporter,
         &[
@@ -173,21 +206,26 @@ fn tell(
                 format::duration(timeouts.recv)
             ),
             format!(
-                "Layer {} fell silent at {}. Its deadline ended the wait after {}, and the rest was \
-                 asked for on another connection: Range: bytes={from}-{to}.",
+                "Layer {} fell silent at {}. {ended} after {}, and the rest was asked for on another \
+                 connection: Range: bytes={from}-{to}.",
                 layer.digest.short(),
-                format::bytes(from),
-                format::duration(timeouts.recv)
+                format::bytes(stopped),
+                format::duration(waited)
             ),
             format!(
                 "Pulled {} in {}, {} of them waiting out the silence: {} in the rest.",
                 format::bytes(summary.bytes),
                 format::duration(summary.elapsed),
-                format::duration(timeouts.recv),
+                format::duration(waited),
                 format::rate(format::per_second(summary.bytes, busy))
             ),
             format!(
                 "Verified: all {verified} blobs in {} were read back and have their digests.",
+                config.destination.path().display()
+            ),
+            format!(
+                "The image is left there, {}: remove it with rm -r {}.",
+                format::bytes(image.size()),
                 config.destination.path().display()
             ),
         ],

@@ -17,11 +17,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::watch;
 
 use crate::error::Class;
+use crate::image::Reference;
 use crate::pull::{Signals, Stop};
 use crate::report::{Reporter, Style, Verbosity};
 use crate::store::{self, Destination, Store, StoreError};
@@ -107,12 +109,33 @@ fn parse() -> Result<(Cli, ArgMatches), Failure> {
         };
         // A stderr that is closed is no reason to fail otherwise.
         let _ = writeln!(std::io::stderr(), "{}\n", advice.trim_end());
+        if let Some(meant) = detached_boolean(std::env::args()) {
+            return Failure::usage(meant);
+        }
         let lines: Vec<&str> = what.lines().map(str::trim).collect();
-        let what = lines.join(" ");
+        let mut what = lines.join(" ");
+        if error.kind() == ErrorKind::InvalidSubcommand
+            && let Some(word) = std::env::args().nth(1)
+            && Reference::parse(&word).is_ok()
+        {
+            what = format!("{what}; to pull an image, write ringpull pull {word}");
+        }
         Failure::usage(match environment::source_of(&error, command) {
             Some(variable) => format!("{variable}: {what}"),
             None => what,
         })
+    })
+}
+
+/// What was meant by `--plain-http false`, if that was typed: the word is taken for the reference, and
+/// the reference for the destination.
+fn detached_boolean(arguments: impl Iterator<Item = String>) -> Option<String> {
+    let arguments: Vec<String> = arguments.collect();
+    arguments.windows(2).find_map(|pair| match pair {
+        [flag, value] if flag == "--plain-http" && values::boolean(value).is_ok() => Some(format!(
+            "`{value}` behind {flag} is taken for the image: write {flag}={value}, or give the image first"
+        )),
+        _ => None,
     })
 }
 

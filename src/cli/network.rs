@@ -1,6 +1,6 @@
 //! The options of all commands that talk to registries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -55,13 +55,23 @@ impl ReportArgs {
 
 /// An engine, or the choice of one.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum EngineArg {
+pub(super) enum EngineArg {
     /// io_uring where it works, else epoll; -v says which and why
     Auto,
     /// io_uring: each wait is ended by the kernel; fails where io_uring cannot be used
     Uring,
     /// Readiness and timers, for kernels and containers without io_uring
     Epoll,
+}
+
+impl EngineArg {
+    pub(super) fn wish(self) -> EngineWish {
+        match self {
+            EngineArg::Auto => EngineWish::Auto,
+            EngineArg::Uring => EngineWish::Only(EngineKind::Uring),
+            EngineArg::Epoll => EngineWish::Only(EngineKind::Epoll),
+        }
+    }
 }
 
 /// How registries are reached.
@@ -86,13 +96,13 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(RESOLVE_TIMEOUT), env = "RINGPULL_RESOLVE_TIMEOUT")]
     resolve_timeout: Duration,
     /// Further attempts after a failure, in a row without progress; 0 means one attempt
-    #[arg(long, value_name = "N", value_parser = number(0..=RETRIES_MAX), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=RETRIES_MAX), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
     retries: u32,
     /// Longest time that a registry may ask to be left alone; more fails at once
     #[arg(long, value_name = "TIME", value_parser = wait, default_value = shown(MAX_WAIT), env = "RINGPULL_MAX_WAIT")]
     max_wait: Duration,
     /// Layers fetched at once
-    #[arg(long, value_name = "N", value_parser = number(1..=JOBS_MAX as u32), default_value_t = JOBS as u32, env = "RINGPULL_JOBS")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=JOBS_MAX as u32), default_value_t = JOBS as u32, env = "RINGPULL_JOBS")]
     jobs: u32,
     /// Connections at once; auto adds some while that brings more
     #[arg(long, value_name = "auto|N", value_parser = connections, default_value = "auto", env = "RINGPULL_CONNECTIONS")]
@@ -136,6 +146,13 @@ impl NetworkArgs {
         self
     }
 
+    /// The paths that were named, with the option that names them.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let authfile = self.authfile.as_deref().map(|path| ("--authfile ", path));
+        let ca_files = self.ca_file.iter().map(|path| ("--ca-file ", path.as_path()));
+        authfile.into_iter().chain(ca_files)
+    }
+
     pub(super) fn config(self, reporter: &Reporter) -> Result<NetworkConfig, Failure> {
         let insecure_hosts = self.insecure.iter().map(|host| bare_host(host)).collect::<Vec<_>>();
         for host in &insecure_hosts {
@@ -150,11 +167,7 @@ impl NetworkArgs {
             reporter.warn(&warning);
         }
         Ok(NetworkConfig {
-            engine: match self.engine {
-                EngineArg::Auto => EngineWish::Auto,
-                EngineArg::Uring => EngineWish::Only(EngineKind::Uring),
-                EngineArg::Epoll => EngineWish::Only(EngineKind::Epoll),
-            },
+            engine: self.engine.wish(),
             timeouts: Timeouts {
                 resolve: self.resolve_timeout,
                 connect: self.connect_timeout,

@@ -1,6 +1,6 @@
 //! `ringpull pull`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::network::{NetworkArgs, ReportArgs};
 use super::values::{SizeOr, TimeOr, boolean, direct_io_min, limit, shown, shown_size, timeout};
-use super::{Failure, overruled, print};
+use super::{Failure, detached_boolean, overruled, print};
 use crate::config::{Platforms, PullConfig, proxy_variable};
 use crate::image::{Platform, Reference};
 use crate::limits::{DIRECT_SIZE_MIN, LOCK_TIMEOUT};
@@ -57,6 +57,14 @@ pub(super) struct PullArgs {
 }
 
 impl PullArgs {
+    /// The paths that were named, with what they are for.
+    fn paths(&self) -> Vec<(&'static str, &Path)> {
+        let destination = self.destination.as_deref().and_then(|text| text.strip_prefix("oci:"));
+        let destination = destination.map(|path| ("oci:", Path::new(path)));
+        let store = self.store.as_deref().map(|path| ("--store ", path));
+        destination.into_iter().chain(store).chain(self.network.paths()).collect()
+    }
+
     /// How long the whole command may take.
     pub(super) fn limit(&self) -> Option<Duration> {
         self.timeout.0
@@ -76,8 +84,40 @@ impl PullArgs {
     }
 }
 
+/// Tells of what stands in the place of the reference and is none.
+fn check_order(reference: &str, destination: Option<&str>) -> Result<(), Failure> {
+    if !reference.starts_with("oci:") {
+        return Ok(());
+    }
+    let image = destination.unwrap_or("REFERENCE");
+    Err(Failure::usage(format!(
+        "`{reference}` says where to, but the image comes first: write ringpull pull {image} {reference}"
+    )))
+}
+
+/// Tells of a `~` that a shell has left alone: it stands for the home directory only at the beginning
+/// of a word.
+pub(super) fn check_tilde(name: &str, path: &Path) -> Result<(), Failure> {
+    let Ok(rest) = path.strip_prefix("~") else { return Ok(()) };
+    let rest = rest.display();
+    Err(Failure::usage(format!(
+        "`{name}{}`: the shell does not replace this ~ by the home directory: write {name}$HOME/{rest}, or \
+         {name}./~/{rest} for a directory of that name",
+        path.display()
+    )))
+}
+
 pub(super) fn run(arguments: PullArgs, stop: watch::Receiver<Option<Stop>>) -> Result<(), Failure> {
     let reporter = arguments.report.reporter();
+    if boolean(&arguments.reference).is_ok()
+        && let Some(meant) = detached_boolean(std::env::args())
+    {
+        return Err(Failure::usage(meant));
+    }
+    check_order(&arguments.reference, arguments.destination.as_deref())?;
+    for (name, path) in arguments.paths() {
+        check_tilde(name, path)?;
+    }
     let reference = Reference::parse(&arguments.reference).map_err(Failure::usage)?;
     let destination = match (&arguments.destination, arguments.store) {
         (None, Some(path)) => Destination::Default { path },

@@ -72,11 +72,16 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Access was refused, and this is what there is to know of credentials.
+    #[error("{source}; {login}")]
+    Login {
+        /// The refusal.
+        source: Box<Error>,
+        /// Which credentials were sent, or why none; no secret.
+        login: String,
+    },
     /// The registry wants credentials, and there are none.
-    #[error(
-        "{origin} wants a user name and a password, and there are none for it: log in with docker or \
-         another tool, or name a file with --authfile"
-    )]
+    #[error("{origin} wants a user name and a password")]
     NoCredentials {
         /// The registry.
         origin: Origin,
@@ -121,7 +126,7 @@ impl Error {
                 Class::Auth | Class::HttpStatus if *redirected => Class::Http5xx,
                 class => class,
             },
-            Error::TokenService { source, .. } => source.class(),
+            Error::TokenService { source, .. } | Error::Login { source, .. } => source.class(),
             Error::NoCredentials { .. } => Class::Auth,
             Error::AddressRefused { .. } => Class::RealmRefused,
             Error::TooLarge { .. } => Class::Limit,
@@ -133,6 +138,7 @@ impl Error {
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Refused { refusal, .. } => Some(refusal.status),
+            Error::Login { source, .. } => source.status(),
             _ => None,
         }
     }

@@ -15,6 +15,7 @@
 mod addresses;
 mod error;
 mod exchange;
+mod login;
 mod pool;
 mod redirects;
 mod session;
@@ -239,8 +240,9 @@ impl Client {
                 }
                 _ => {
                     let error = refusal(question.asked, answer, redirected).await;
-                    self.session.explain_refusal(error.class());
-                    return Err(error);
+                    // A storage is sent no credentials.
+                    let at_home = !redirected;
+                    return Err(if at_home { self.session.login.explain(error) } else { error });
                 }
             }
         }

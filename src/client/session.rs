@@ -7,11 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::addresses::Addresses;
+use super::login::Login;
 use super::redirects::Redirects;
 use super::turnstile::Turnstile;
 use super::{Client, Error, Question, Timeouts};
 use crate::config::NetworkConfig;
-use crate::error::{Class, Retry};
+use crate::error::Retry;
 use crate::http::Secret;
 use crate::image::Reference;
 use crate::limits::{
@@ -19,11 +20,10 @@ use crate::limits::{
 };
 use crate::origin::Origin;
 use crate::registry::challenge::{Bearer, ChallengeError};
-use crate::registry::credential::Lookup;
 use crate::registry::realm::RealmGrant;
 use crate::registry::token::TokenError;
 use crate::registry::{
-    self, AddressClass, Asked, Challenge, Credential, CredentialFile, Token, address, realm, token,
+    self, AddressClass, Asked, Challenge, Credential, Token, address, realm, token,
 };
 use crate::report::Reporter;
 use crate::transport::race::Places;
@@ -38,9 +38,7 @@ pub struct Session {
     pub(super) tls: TlsConfig,
     pub(super) reporter: Reporter,
     /// Credentials for the registry of the reference, and for no other.
-    credential: Option<Credential>,
-    /// Who keeps those credentials, if that is somebody we do not ask.
-    helper: Option<String>,
+    pub(super) login: Login,
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
     /// registry.
     trusted_realms: Vec<String>,
@@ -93,14 +91,13 @@ impl Session {
         for note in tls.notes() {
             reporter.note(&format!("the system's certificates: {note}"));
         }
-        let (credential, helper) = look_up(&config.credentials, reference)?;
+        let login = Login::new(&config.credentials, reference)?;
         Ok(Session {
             timeouts: config.timeouts,
             buffer_size: buffer_size(config.limit_rate),
             tls,
             reporter: reporter.clone(),
-            credential,
-            helper,
+            login,
             trusted_realms: config.trusted_realms.clone(),
             granted: Mutex::default(),
             logging_in: Turnstile::default(),
@@ -169,21 +166,15 @@ impl Session {
         lock(&self.places).get(origin).copied().unwrap_or(AddressClass::Public)
     }
 
-    /// Tells a user whose credentials we did not get at, after a refusal.
-    pub(super) fn explain_refusal(&self, class: Class) {
-        if let (Class::Auth, Some(name)) = (class, &self.helper) {
-            self.reporter.warn(&format!(
-                "the credentials for this registry are kept by docker-credential-{name}, which \
-                 ringpull does not ask yet; name a file that holds them with --authfile"
-            ));
-        }
-    }
-
     /// What can be sent with a question, if that is known.
     fn authorization(&self, question: Question<'_>) -> Option<Secret> {
         let granted = lock(&self.granted);
         let Some(known) = granted.get(&grantor(question)) else {
-            return self.credential.as_ref().and_then(Credential::bearer);
+            let token = self.login.credential.as_ref().and_then(Credential::bearer);
+            if token.is_some() {
+                self.login.was_sent();
+            }
+            return token;
         };
         let now = clock::now();
         known.until.is_none_or(|until| now < until).then(|| known.secret.clone())
@@ -204,21 +195,6 @@ impl Session {
 fn buffer_size(limit_rate: Option<u64>) -> usize {
     let twentieth = limit_rate.and_then(|rate| usize::try_from(rate / 20).ok());
     twentieth.unwrap_or(RECV_BUFFER_SIZE).clamp(RECV_BUFFER_SIZE_MIN, RECV_BUFFER_SIZE)
-}
-
-/// What the first file that knows the registry says: credentials, or the name of who keeps them.
-fn look_up(
-    files: &[CredentialFile],
-    reference: &Reference,
-) -> Result<(Option<Credential>, Option<String>), Error> {
-    for file in files {
-        match file.lookup(reference.registry(), reference.repository())? {
-            Lookup::Absent => {}
-            Lookup::Found(credential) => return Ok((Some(credential), None)),
-            Lookup::Helper { name } => return Ok((None, Some(name))),
-        }
-    }
-    Ok((None, None))
 }
 
 fn grantor(question: Question<'_>) -> Grantor {
@@ -266,7 +242,7 @@ pub(super) async fn log_in(
         Ok(granted) => granted,
         Err(error) => {
             session.logging_in.failed();
-            return Err(error);
+            return Err(session.login.explain(error));
         }
     };
     let secret = granted.secret.clone();
@@ -288,9 +264,11 @@ async fn answer(
             let until = asked_at.checked_add(good_for);
             Ok(Granted { secret: token.authorization(), until, bearer: Some(bearer) })
         }
-        Challenge::Basic => match &client.session.credential {
+        Challenge::Basic => match &client.session.login.credential {
             Some(credential) => {
-                Ok(Granted { secret: credential.basic()?, until: None, bearer: None })
+                let secret = credential.basic()?;
+                client.session.login.was_sent();
+                Ok(Granted { secret, until: None, bearer: None })
             }
             None => Err(Error::NoCredentials { origin: question.endpoint.origin() }),
         },
@@ -306,13 +284,17 @@ async fn fetch_token(
 ) -> Result<Token, Error> {
     let session = &*client.session;
     let registry = question.endpoint.origin();
-    let basic = session.credential.as_ref().map(Credential::basic).transpose()?;
+    let basic = session.login.credential.as_ref().map(Credential::basic).transpose()?;
     let service = realm::parse(&registry, &bearer.realm)?;
     let grant = realm::check(&registry, &service, basic.is_some(), &session.trusted_realms)?;
     let url = token::request_url(&service, bearer, question.repository);
     session.reporter.note(&format!("asking {url} for a token"));
     let origin = url.origin();
-    let request = token::request(url, basic.filter(|_| grant == RealmGrant::WithCredentials))?;
+    let basic = basic.filter(|_| grant == RealmGrant::WithCredentials);
+    if basic.is_some() {
+        session.login.was_sent();
+    }
+    let request = token::request(url, basic)?;
     let place = session.place(&registry);
     let client = client.shown_by(client.waiting().on_behalf_of("a token"));
     let fetching = async {

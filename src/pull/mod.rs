@@ -221,7 +221,11 @@ async fn fetch_missing(
                 progress.exists();
                 continue;
             }
-            Presence::Missing => false,
+            Presence::Missing => {
+                // Counted from the start, though it is this blob's turn only later.
+                progress.set(context.store.kept_of(&descriptor.digest));
+                false
+            }
             Presence::Damaged(damage) => {
                 context.reporter.warn(&format!(
                     "blob {} in {} is damaged ({damage}); it is fetched again",

@@ -215,9 +215,8 @@ impl fmt::Display for Refusal {
                 Asked::Manifest => "the registry has no such manifest",
                 Asked::Blob | Asked::Token => "the registry has no such blob",
             },
-            Answer::Challenge => "the registry asks for credentials, or refused those sent",
             Answer::Denied if self.asked == Asked::Token => "the token service refused access",
-            Answer::Denied => "the registry refused access",
+            Answer::Challenge | Answer::Denied => "the registry refused access",
             Answer::RateLimited { .. } => "too many requests",
             Answer::Unavailable { .. } => "the server cannot answer now",
             Answer::RangeRefused => "the registry refused the range asked for",
@@ -263,10 +262,17 @@ pub fn check_content_digest(
 }
 
 /// The registry's list of errors (`{"errors":[{"code":…,"message":…}]}`), what token services put in
-/// its place (`{"details":…}`, `{"error":…,"error_description":…}`), or else the text as it is.
+/// its place (`{"details":…}`, `{"error":…,"error_description":…}`), the code and message of a storage
+/// (`<Error><Code>…</Code><Message>…`), or else the text as it is. A page for a browser is not worth more
+/// than its title.
 fn what_it_says(body: &[u8]) -> String {
-    let Ok(fields) = serde_json::from_slice::<RefusalFields>(body) else {
-        return String::from_utf8_lossy(body).trim().to_owned();
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.starts_with('<') {
+        return what_markup_says(text);
+    }
+    let Ok(fields) = serde_json::from_str::<RefusalFields>(text) else {
+        return text.to_owned();
     };
     let listed = fields.errors.unwrap_or_default().into_iter().map(|error| {
         [error.code, error.message].into_iter().flatten().collect::<Vec<_>>().join(": ")
@@ -275,9 +281,40 @@ fn what_it_says(body: &[u8]) -> String {
     let all: Vec<String> =
         listed.chain(others.into_iter().flatten()).filter(|text| !text.is_empty()).collect();
     match all.is_empty() {
-        true => String::from_utf8_lossy(body).trim().to_owned(),
+        true => text.to_owned(),
         false => all.join("; "),
     }
+}
+
+/// The title of a page, or the code and message of an XML error. Nothing else of either is for people
+/// who do not look at it in a browser.
+fn what_markup_says(text: &str) -> String {
+    if let Some(title) = element(text, "title") {
+        return format!("a page titled \"{title}\"");
+    }
+    let parts = [element(text, "code"), element(text, "message")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+/// The text of the first element of this name, in one line, with the entities resolved that XML has.
+fn element(text: &str, name: &str) -> Option<String> {
+    // ASCII only, so that places in one are places in the other.
+    let lower = text.to_ascii_lowercase();
+    let tag = format!("<{name}");
+    let is_tag = |(at, _): &(usize, &str)| {
+        lower[at + tag.len()..].starts_with(|next: char| next == '>' || next.is_ascii_whitespace())
+    };
+    let (at, _) = lower.match_indices(&tag).find(is_tag)?;
+    let begin = at + lower[at..].find('>')? + 1;
+    let end = begin + lower[begin..].find(&format!("</{name}"))?;
+    let mut content = text[begin..end].split_whitespace().collect::<Vec<_>>().join(" ");
+    // `&amp;` last: what it makes is no entity.
+    for (entity, character) in
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")]
+    {
+        content = content.replace(entity, character);
+    }
+    (!content.is_empty()).then_some(content)
 }
 
 #[derive(Deserialize)]
@@ -463,9 +500,22 @@ mod tests {
                 ": invalid_grant; expired",
             ),
             (r#"{"message":"no"}"#, ": no"),
-            (r#"{"errors":[]}"#, r#": {\"errors\":[]}"#),
-            (r#"{"errors":"x"}"#, r#": {\"errors\":\"x\"}"#),
-            ("<html>gone</html>\n", ": <html>gone</html>"),
+            (r#"{"errors":[]}"#, r#": {"errors":[]}"#),
+            (r#"{"errors":"x"}"#, r#": {"errors":"x"}"#),
+            (r#"say "no" \ it's over"#, r#": say "no" \ it's over"#),
+            ("<html>gone</html>\n", ""),
+            (
+                "\u{feff}<!DOCTYPE html><HTML><titles/><TITLE lang=x>\n 502 Bad\n Gateway &lt;&amp;lt;\n</TITLE>\
+                 <body><h1>x</h1></HTML>",
+                ": a page titled \"502 Bad Gateway <&lt;\"",
+            ),
+            ("<title></title><p>no</p>", ""),
+            ("<title>cut", ""),
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has \
+                 expired</Message><X>y</X></Error>",
+                ": AccessDenied: Request has expired",
+            ),
             ("a\u{1b}[31mb\r\nc", ": a\\u{1b}[31mb\\r\\nc"),
         ] {
             check_text(404, "", body, &format!("{none}{expected}"));

@@ -64,6 +64,12 @@ pub enum CredentialError {
         /// The file.
         path: String,
     },
+    /// Nothing at all.
+    #[error("{path} is empty: a file that holds no credentials is written {{}}")]
+    Empty {
+        /// The file.
+        path: String,
+    },
     /// Not JSON, or not of the shape expected.
     #[error("{path} is not the JSON expected (line {line}, column {column})")]
     Json {
@@ -103,6 +109,7 @@ impl CredentialError {
     pub fn class(&self) -> Class {
         match self {
             CredentialError::TooLarge { .. }
+            | CredentialError::Empty { .. }
             | CredentialError::Json { .. }
             | CredentialError::Entry { .. } => Class::Usage,
             CredentialError::IdentityToken | CredentialError::RegistryToken => Class::Auth,
@@ -146,6 +153,9 @@ impl CredentialFile {
         }
         // Some editors put a byte order mark first. RFC 8259 section 8.1 lets a parser ignore it.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        if bytes.trim_ascii().is_empty() {
+            return Err(CredentialError::Empty { path });
+        }
         // serde's text is left out: it quotes what it does not like.
         let fields: FileFields = match serde_json::from_slice(bytes) {
             Ok(fields) => fields,
@@ -160,6 +170,11 @@ impl CredentialFile {
             helpers: fields.cred_helpers.unwrap_or_default(),
             default_helper: fields.creds_store.filter(|name| !name.is_empty()),
         })
+    }
+
+    /// The file's path, escaped and shortened.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The credentials for `repository` at `registry`, as [`Reference`](crate::image::Reference)
@@ -486,7 +501,6 @@ mod tests {
     #[test]
     fn what_is_not_such_a_file_is_refused_without_a_word_of_it() {
         for (text, line, column) in [
-            ("", 1, 0),
             ("CANARY", 1, 1),
             ("{\n\"auths\":\"CANARY\"}", 2, 16),
             ("{\"auths\":{\"r\":{\"auth\":[\"CANARY\"]}}}", 1, 22),
@@ -500,6 +514,10 @@ mod tests {
         for text in ["{}", r#"{"auths":null,"credHelpers":null,"HttpHeaders":{"a":"b"}}"#] {
             let file = CredentialFile::parse("f", text.as_bytes()).unwrap();
             assert_eq!(file.lookup("r.example", "a"), Ok(Lookup::Absent));
+        }
+        for text in ["", "\n \n"] {
+            let error = CredentialFile::parse("f", text.as_bytes()).unwrap_err();
+            assert_eq!(error, CredentialError::Empty { path: "f".to_owned() });
         }
         let large = vec![b' '; CREDENTIAL_FILE_SIZE_MAX + 1];
         let error = CredentialFile::parse("f", &large).unwrap_err();

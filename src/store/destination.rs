@@ -37,8 +37,9 @@ pub enum Destination {
 pub enum DestinationError {
     /// A transport of other tools, or no transport at all.
     #[error(
-        "destination {0:?} is not supported: write oci:DIR or oci:DIR:TAG, or leave it out \
-         for the default store"
+        "destination {0:?} is not supported: write oci:DIR or oci:DIR:TAG{hint}, or leave it out \
+         for the default store",
+        hint = oci_form(.0)
     )]
     Unsupported(String),
     /// Nothing between `oci:` and the end or the tag.
@@ -102,6 +103,14 @@ impl Destination {
         match self {
             Destination::Default { path } | Destination::Layout { path, .. } => path,
         }
+    }
+}
+
+/// How a path is to be written, if the text is one.
+fn oci_form(text: &str) -> String {
+    match text.starts_with(['.', '/']) {
+        true => format!(" (here {OCI}{text})"),
+        false => String::new(),
     }
 }
 

@@ -390,6 +390,16 @@ impl Store {
     }
 
     /// Bytes of this disk that the partial of a blob has taken already.
+    /// Bytes of a blob that its partial holds, as far as the journal vouches for them. Neither waits for
+    /// a process that writes it, nor disturbs one.
+    pub fn kept_of(&self, digest: &Digest) -> u64 {
+        let Ok(Some(partials)) = self.root().directory(PARTIALS) else { return 0 };
+        let name = name_of(digest);
+        let file = partials.file(&name).ok().flatten();
+        let believed = file.and_then(|file| believed(&partials, &name, digest, &file));
+        believed.map_or(0, |believed| believed.written.size())
+    }
+
     pub(super) fn allocated_for(&self, digest: &Digest) -> u64 {
         let partials = self.root().directory(PARTIALS).ok().flatten();
         let file = partials.and_then(|partials| partials.file(&name_of(digest)).ok().flatten());

@@ -213,7 +213,7 @@ fn serving_document(document: &Blob) -> Scene {
 
 // --- credentials ---------------------------------------------------------------------------------
 
-const USER: &str = "canary-user";
+const USER: &str = "alice";
 const PASSWORD: &str = "canary-password";
 
 fn wants_token(bearer: Bearer) -> Options {
@@ -245,7 +245,11 @@ pub fn credentials() -> Vec<Row> {
         ("46 an unknown scheme", challenge("Negotiate"), "only Bearer and Basic are supported"),
         ("46 a malformed challenge", challenge("Bearer realm=\"http://x"), "malformed"),
         ("46 a token service without an address", challenge("Bearer service=\"x\""), "no realm"),
-        ("46 Basic, and no credentials", challenge("Basic realm=\"x\""), "there are none for it"),
+        (
+            "46 Basic, and no credentials",
+            challenge("Basic realm=\"x\""),
+            "no credentials were sent: there are none for ",
+        ),
     ] {
         rows.push(
             row(name, manifest(action)).fails(4, "auth", text, Nothing).asked(Kind::Manifest, 1),
@@ -276,7 +280,7 @@ pub fn credentials() -> Vec<Row> {
         row("47 a fresh token is refused", || {
             wants_token(Bearer { uses_per_token: Some(0), ..Bearer::default() })
         })
-        .fails(4, "auth", "asks for credentials, or refused those sent (status 401)", Nothing)
+        .fails(4, "auth", "the registry refused access (status 401)", Nothing)
         .asked(Kind::Token, 1),
         row("48 a token for each two requests", || {
             wants_token(Bearer { uses_per_token: Some(2), ..Bearer::default() })

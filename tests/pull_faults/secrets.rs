@@ -29,12 +29,12 @@ struct Secret {
 }
 
 fn secrets() -> [Secret; 4] {
-    let entry = json!({ "username": "canary-user", "password": "canary-password" });
+    let entry = json!({ "username": "alice", "password": "canary-password" });
     [
         Secret {
             name: "a password",
             options: || {
-                let password = Credentials::new("canary-user", "canary-password");
+                let password = Credentials::new("alice", "canary-password");
                 Options { auth: Some(Auth::Basic(password)), ..Options::default() }
             },
             entry: entry.clone(),
@@ -43,7 +43,7 @@ fn secrets() -> [Secret; 4] {
         Secret {
             name: "a token, and the password for it",
             options: || {
-                let credentials = Some(Credentials::new("canary-user", "canary-password"));
+                let credentials = Some(Credentials::new("alice", "canary-password"));
                 let bearer = Bearer { credentials, own_port: true, ..Bearer::default() };
                 Options { auth: Some(Auth::Bearer(bearer)), ..Options::default() }
             },
