@@ -128,6 +128,8 @@ fn a_command_line_that_is_not_understood_is_told_in_one_last_line() {
             "unrecognized subcommand 'fetch'; to pull an image, write ringpull pull fetch",
             "--help",
         ),
+        (&["pul"], "unrecognized subcommand 'pul'", "'pull'"),
+        (&["help", "fetch"], "unrecognized subcommand 'fetch'", "--help"),
         // Clap leaves escape codes out.
         (&["pull", "--\u{1b}[31m"], "unexpected argument '--' found", "--help"),
     ] {

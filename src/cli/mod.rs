@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::watch;
@@ -114,9 +114,12 @@ fn parse() -> Result<(Cli, ArgMatches), Failure> {
         }
         let lines: Vec<&str> = what.lines().map(str::trim).collect();
         let mut what = lines.join(" ");
+        // A word that is nearly a command is none of an image.
         if error.kind() == ErrorKind::InvalidSubcommand
-            && let Some(word) = std::env::args().nth(1)
-            && Reference::parse(&word).is_ok()
+            && error.get(ContextKind::SuggestedSubcommand).is_none()
+            && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+            && std::env::args().nth(1).as_ref() == Some(word)
+            && Reference::parse(word).is_ok()
         {
             what = format!("{what}; to pull an image, write ringpull pull {word}");
         }

@@ -22,21 +22,25 @@ pub(super) struct Size {
 
 /// The lines that show `pull` while it runs: none wider than the terminal, and fewer than its rows.
 pub(super) fn running(pull: &Snapshot<'_>, size: Size) -> Vec<String> {
-    let mut lines = layers(pull, size);
-    lines.push(format!("total: {}", pull.totals()));
-    cut(lines, size)
+    let mut lines = cut(layers(pull, size), size.width);
+    lines.push(one(&format!("total: {}", pull.totals()), size));
+    lines
 }
 
-/// The lines that stay on the terminal when the pull has ended.
+/// The lines that stay on the terminal when the pull has ended. Nothing is drawn over the last one, so
+/// it may be wider than the terminal.
 pub(super) fn ended(pull: &Snapshot<'_>, size: Size) -> Vec<String> {
-    let mut lines = layers(pull, size);
+    let mut lines = cut(layers(pull, size), size.width);
     lines.push(pull.closing());
-    cut(lines, size)
+    lines
 }
 
-/// A line that stands alone, no wider than the terminal.
+/// A line behind which the cursor stays: so much narrower than the terminal that the `^C` of an
+/// interruption fits behind it. It would begin a line otherwise, and what is drawn over would be off by
+/// one.
 pub(super) fn one(text: &str, size: Size) -> String {
-    cut(vec![text.to_owned()], size).pop().unwrap_or_default()
+    let width = size.width.saturating_sub("^C".len()).max(1);
+    cut(vec![text.to_owned()], width).pop().unwrap_or_default()
 }
 
 /// All layers if there is room for them, else those of interest and a summary of the others.
@@ -117,10 +121,10 @@ fn bar(row: &Row<'_>, width: usize) -> String {
 }
 
 /// Cuts every line to the terminal's width, because a wrapped line takes the rows of others.
-fn cut(mut lines: Vec<String>, size: Size) -> Vec<String> {
-    for line in lines.iter_mut().filter(|line| columns(line) > size.width) {
+fn cut(mut lines: Vec<String>, width: usize) -> Vec<String> {
+    for line in lines.iter_mut().filter(|line| columns(line) > width) {
         let mut used = 0;
-        let room = size.width.saturating_sub(1);
+        let room = width.saturating_sub(1);
         let end = line.char_indices().find(|&(_, character)| {
             used += column_count(character);
             used > room
@@ -278,7 +282,10 @@ mod tests {
                 let pull = pull(states.iter().flat_map(|state| many(state, 20)));
                 let lines = running(&pull, size);
                 assert!(lines.len() < height.max(4), "{size:?}: {} lines", lines.len());
-                for line in lines {
+                let last = lines.last().unwrap();
+                let room = width.saturating_sub(2).max(1);
+                assert!(columns(last.trim_end_matches('…')) <= room, "{size:?}: {last}");
+                for line in &lines {
                     assert!(columns(line.trim_end_matches('…')) <= width, "{size:?}: {line}");
                 }
             }
