@@ -116,7 +116,7 @@ fn parse() -> Result<(Cli, ArgMatches), Failure> {
         let mut what = lines.join(" ");
         // A word that is nearly a command is none of an image.
         if error.kind() == ErrorKind::InvalidSubcommand
-            && error.get(ContextKind::SuggestedSubcommand).is_none()
+            && !text.contains("a similar subcommand exists")
             && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
             && std::env::args().nth(1).as_ref() == Some(word)
             && Reference::parse(word).is_ok()

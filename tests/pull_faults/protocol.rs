@@ -567,7 +567,7 @@ pub fn refusals() -> Vec<Row> {
             .fails(
                 5,
                 "rate-limited",
-                "too many requests (status 429), to be asked again in 1m 1s; that is 2",
+                "too many requests (status 429), to be asked again in 61 s; that is 2",
                 Nothing,
             )
             .says(", and at most 60 s are waited for (--max-wait)")
