@@ -41,8 +41,10 @@ pub struct PullConfig {
 /// Which images of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Platforms {
-    /// The one that fits this platform best.
+    /// The one that fits this platform best, which the user asked for.
     One(Platform),
+    /// The one that fits this platform best, which is this machine's: nobody asked for it.
+    Host(Platform),
     /// All of them, and the index itself.
     All,
 }
@@ -79,6 +81,9 @@ pub struct NetworkConfig {
     pub ca_files_mean_https: bool,
     /// The files that may hold credentials for the registry; the first that knows it decides.
     pub credentials: Vec<CredentialFile>,
+    /// Whether a layer that the registry does not have is fetched from a URL elsewhere that its
+    /// manifest names.
+    pub foreign_urls: bool,
     /// Hosts that credentials may be sent to for a token, besides those that surely belong to the
     /// registry.
     pub trusted_realms: Vec<String>,
@@ -117,6 +122,7 @@ impl Default for NetworkConfig {
             tls: TlsOptions::default(),
             ca_files_mean_https: false,
             credentials: Vec::new(),
+            foreign_urls: false,
             trusted_realms: Vec::new(),
             pieces: Pieces::default(),
         }

@@ -112,14 +112,33 @@ pub const MANIFEST_SIZE_MAX: usize = 4 << 20;
 /// Deepest nesting of a JSON document from a peer. Real manifests nest 4 deep.
 pub const JSON_DEPTH_MAX: usize = 64;
 
+/// Most keys of a JSON object from a peer, with those of the objects around it: they are kept until
+/// it ends, and in 4 MiB there could be 500,000. Real ones have a few dozen.
+pub const JSON_KEYS_MAX: usize = 50_000;
+
 /// Most layers of one manifest. Real images have up to 127 (overlayfs), artifacts have thousands.
 pub const LAYERS_MAX: usize = 20_000;
+
+/// Most URLs outside the registry that are read of one layer. Real ones have one.
+pub const FOREIGN_URLS_MAX: usize = 4;
 
 /// Most entries of one index. Real ones have a few dozen.
 pub const INDEX_ENTRIES_MAX: usize = 20_000;
 
 /// Most indexes on the way from a reference to a manifest.
 pub const INDEX_DEPTH_MAX: usize = 4;
+
+/// Most bytes of all documents of one pull, with what they embed: they are kept in memory until the
+/// image is registered. Four of the largest; the manifests of all platforms of real images have
+/// 100 KiB.
+pub const DOCUMENTS_SIZE_MAX: u64 = 16 << 20;
+const _: () = assert!(DOCUMENTS_SIZE_MAX >= 2 * MANIFEST_SIZE_MAX as u64);
+
+/// Most documents and blobs of one pull, each digest counted once: each takes about 1 KiB of memory
+/// until it is stored.
+pub const DESCRIPTORS_MAX: usize = 24_000;
+// A manifest with all the layers it may have, its config, and the indexes on the way to it.
+const _: () = assert!(DESCRIPTORS_MAX > LAYERS_MAX + 2 + INDEX_DEPTH_MAX);
 
 /// Largest blob a descriptor may promise, in bytes: 16 TiB, ext4's largest file.
 pub const BLOB_SIZE_MAX: u64 = 1 << 44;

@@ -5,9 +5,11 @@
 
 use oci_spec::image::{ImageIndex, ImageManifest};
 use ringpull::error::Class;
-use ringpull::image::manifest::{EntryKind, config_platform};
+use ringpull::image::manifest::{EntryKind, config_contradicts, config_platform};
 use ringpull::image::{Document, Index, Manifest, MediaType, Platform};
-use ringpull::limits::{BLOB_SIZE_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_SIZE_MAX};
+use ringpull::limits::{
+    BLOB_SIZE_MAX, FOREIGN_URLS_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_SIZE_MAX,
+};
 
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -85,7 +87,7 @@ fn a_manifest_is_read_as_the_oci_types_read_it() {
     let own = |descriptor: &ringpull::image::Descriptor| {
         (descriptor.media_type.to_string(), descriptor.digest.to_string(), descriptor.size)
     };
-    assert_eq!(own(&ours.config), pair(theirs.config()));
+    assert_eq!(own(&ours.config.descriptor), pair(theirs.config()));
     let ours: Vec<_> = ours.layers.iter().map(|layer| own(&layer.descriptor)).collect();
     assert_eq!(ours, theirs.layers().iter().map(pair).collect::<Vec<_>>());
 }
@@ -144,17 +146,55 @@ fn the_type_is_decided_once_and_must_agree() {
 }
 
 #[test]
-fn foreign_layers_are_marked() {
-    for (media_type, more, foreign) in [
-        (OCI_LAYER, "", false),
-        (OCI_LAYER, r#","urls":[]"#, false),
-        (OCI_LAYER, r#","urls":null"#, false),
-        (OCI_LAYER, r#","urls":["https://cdn.example/x"]"#, true),
-        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "", true),
-        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "", true),
+fn urls_of_layers_are_read_as_far_as_they_count() {
+    let url = "https://cdn.example/x";
+    let many = format!(r#","urls":[{}]"#, vec![format!("\"{url}\""); 9].join(","));
+    for (more, count) in [
+        ("", 0),
+        (r#","urls":[]"#, 0),
+        (r#","urls":null"#, 0),
+        (r#","urls":["https://cdn.example/x"]"#, 1),
+        (&many, FOREIGN_URLS_MAX),
     ] {
-        let text = manifest(&descriptor(media_type, 2, 10, more), "");
-        assert_eq!(parsed_manifest(&text).layers[0].foreign, foreign, "{media_type}{more}");
+        let text = manifest(&descriptor(OCI_LAYER, 2, 10, more), "");
+        assert_eq!(parsed_manifest(&text).layers[0].urls, vec![url; count], "{more}");
+    }
+}
+
+#[test]
+fn a_list_that_is_null_or_missing_is_empty() {
+    for text in [
+        format!(r#"{{"schemaVersion":2,"config":{},"layers":null}}"#, config()),
+        format!(r#"{{"schemaVersion":2,"config":{}}}"#, config()),
+        format!(r#"{{"config":{},"manifests":null}}"#, config()),
+    ] {
+        assert_eq!(parsed_manifest(&text).layers, [], "{text}");
+    }
+    let index = format!(r#"{{"schemaVersion":2,"mediaType":"{}""#, MediaType::OCI_INDEX);
+    for text in [format!(r#"{index},"manifests":null}}"#), format!("{index}}}")] {
+        assert_eq!(parsed_index(&text).manifests, [], "{text}");
+    }
+}
+
+#[test]
+fn embedded_bytes_are_taken_if_they_are_what_the_descriptor_says() {
+    // The empty JSON object (OCI image-spec, `manifest.md`, "Guidance for an Empty Descriptor").
+    const EMPTY: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    for (size, data, expected) in [
+        (2, r#""e30=""#, Some(&b"{}"[..])),
+        (2, r#""e30""#, None),
+        (2, r#""e31=""#, None),
+        (2, r#""e30=x""#, None),
+        (3, r#""e30=""#, None),
+        (2, r#""""#, None),
+        (2, "null", None),
+    ] {
+        let more = format!(r#","data":{data}"#);
+        let config = descriptor("a/b", 1, size, &more).replace(&digest(1), EMPTY);
+        let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{config}]}}"#);
+        let Manifest { config, layers, .. } = parsed_manifest(&text);
+        assert_eq!(config.data.as_deref(), expected, "{size}: {data}");
+        assert_eq!(layers[0].data, config.data);
     }
 }
 
@@ -164,6 +204,8 @@ fn foreign_layers_are_marked() {
 fn what_can_be_read_two_ways_or_not_at_all_is_refused() {
     let list = format!(r#","manifests":[{}]"#, entry(9, "linux/amd64"));
     let size = |size: &str| manifest(&layer(2).replace("1000", size), "");
+    let keys: String = (0..50_000).map(|nth| format!(r#","x{nth}":0"#)).collect();
+    let many_keys = manifest("", &keys);
     let digest = |text: &str| manifest(&layer(2).replace(&digest(2), text), "");
     let rows: Vec<(String, Class, &str)> = vec![
         (String::new(), Class::Manifest, "it is not JSON: EOF"),
@@ -190,7 +232,7 @@ fn what_can_be_read_two_ways_or_not_at_all_is_refused() {
         (manifest("", r#","fsLayers":[]"#), Class::Manifest, "must be pushed again"),
         (manifest("", "").replace(":2,", ":3,"), Class::Manifest, "schemaVersion 3"),
         (r#"{"schemaVersion":2,"layers":[]}"#.into(), Class::Manifest, "neither a manifest"),
-        (format!(r#"{{"config":{}}}"#, config()), Class::Manifest, "neither a manifest"),
+        (many_keys, Class::Limit, "has more than 50000 keys"),
         (digest("sha256:../../etc/passwd"), Class::DigestSyntax, "layers[0]: digest `sha256:../"),
         (digest(&"A".repeat(64)), Class::DigestSyntax, "layers[0]: digest"),
         (digest("md5:d41d8cd98f00b204e9800998ecf8427e"), Class::DigestSyntax, "unsupported"),
@@ -318,7 +360,7 @@ fn the_entry_that_fits_best_is_taken() {
 }
 
 #[test]
-fn attestations_and_artifacts_are_never_taken() {
+fn attestations_and_artifacts_without_platform_are_never_taken() {
     let annotated = descriptor(
         MediaType::OCI_MANIFEST,
         2,
@@ -352,7 +394,9 @@ fn attestations_and_artifacts_are_never_taken() {
         assert_eq!(kinds(&text), kind, "{text}");
     }
     let others = [annotated, entry(3, "unknown/unknown"), artifact, odd_type, odd_platform];
-    let none = "the image has no manifest for linux/amd64: it has no image at all";
+    let none = "the image has no manifest for linux/amd64: it has an artifact without platform \
+                (application/spdx+json), an artifact without platform (application/x-wasm), one \
+                with a malformed platform";
     check(&others, "linux/amd64", Err(none));
     let with_image = [&others[..], &[entry(9, "linux/amd64")]].concat();
     check(&with_image, "linux/amd64", Ok(9));
@@ -369,6 +413,73 @@ fn an_entry_without_platform_is_taken_only_if_it_is_the_only_one() {
         "linux/amd64",
         Err("the image has no manifest for linux/amd64: it has one without platform"),
     );
+}
+
+#[test]
+fn an_artifact_for_the_platform_is_taken_where_no_image_is() {
+    let artifact = |number, platform| {
+        entry(number, platform).replacen('{', r#"{"artifactType":"application/x-tool","#, 1)
+    };
+    let both = [artifact(1, "linux/amd64"), artifact(2, "linux/arm64")];
+    check(&both, "linux/amd64", Ok(1));
+    check(&both, "linux/arm64", Ok(2));
+    check(&both, "linux/amd64/v3", Ok(1));
+    let with_image = [&both[..], &[entry(3, "linux/386"), entry(4, "linux/arm64")]].concat();
+    check(&with_image, "linux/amd64", Ok(3));
+    check(&with_image, "linux/arm64", Ok(4));
+    let unreadable = artifact(5, "linux/s390x").replace(MediaType::OCI_MANIFEST, "a/b");
+    check(
+        &[&both[..], &[unreadable]].concat(),
+        "linux/s390x",
+        Err("the image has no manifest for linux/s390x: it has linux/amd64 (application/x-tool), \
+             linux/arm64 (application/x-tool), linux/s390x (application/x-tool)"),
+    );
+}
+
+#[test]
+fn a_config_that_says_otherwise_is_found() {
+    let config = |os: &str, architecture: &str, variant: &str| {
+        format!(r#"{{"os":"{os}","architecture":"{architecture}","variant":"{variant}"}}"#)
+    };
+    for (config, wanted, expected) in [
+        (config("linux", "amd64", ""), "linux/amd64", None),
+        (config("linux", "amd64", ""), "linux/amd64/v3", None),
+        (config("linux", "amd64", "v3"), "linux/amd64", Some("linux/amd64/v3")),
+        (config("linux", "386", ""), "linux/amd64", None),
+        (config("linux", "amd64", ""), "linux/386", Some("linux/amd64")),
+        (config("linux", "arm", ""), "linux/arm/v6", None),
+        (config("linux", "arm", "v7"), "linux/arm/v6", Some("linux/arm/v7")),
+        (config("linux", "arm64", "v8"), "linux/arm64", None),
+        (config("linux", "s390x", ""), "linux/amd64", Some("linux/s390x")),
+        (config("windows", "amd64", ""), "linux/amd64", Some("windows/amd64")),
+        ("{}".into(), "linux/amd64", None),
+        ("not JSON".into(), "linux/amd64", None),
+    ] {
+        let wanted = Platform::parse(wanted).unwrap();
+        let found = config_contradicts(config.as_bytes(), &wanted).map(|it| it.to_string());
+        assert_eq!(found.as_deref(), expected, "{config} for {wanted}");
+    }
+}
+
+/// The level that /proc/cpuinfo shows, read by another way than the one under test.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_best_variant_that_runs_here_is_taken() {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags")).unwrap();
+    let has = |names: &str| {
+        names.split(' ').all(|name| flags.split_ascii_whitespace().any(|flag| flag == name))
+    };
+    let v2 = has("cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2");
+    let v3 = v2 && has("avx avx2 bmi1 bmi2 f16c fma abm movbe");
+    let v4 = v3 && has("avx512f avx512bw avx512cd avx512dq avx512vl");
+    let level = 1 + usize::from(v2) + usize::from(v3) + usize::from(v4);
+    let entries = ["linux/amd64", "linux/amd64/v2", "linux/amd64/v3", "linux/amd64/v4"];
+    let host = Platform::host().to_string();
+    for count in 1..=4 {
+        let entries: Vec<String> = (1..=count).map(|nth| entry(nth, entries[nth - 1])).collect();
+        check(&entries, &host, Ok(count.min(level)));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //!   harness       what a row is, and how it is checked
 //!   wire          rows: connections, silence, framing, ranges, content
 //!   protocol      rows: manifests, tokens, redirects, refusals, certificates, files that are there
+//!   images        rows: layers that are elsewhere, platforms, documents that are too much together
 //!   alone         what needs a clock, a signal, a second process: tests of their own
 //!   surroundings  links, limits, an interrupted kernel: tests of their own
 //!   secrets       what redirects must not tell
@@ -32,6 +33,8 @@ mod alone;
 mod clock;
 #[path = "pull_faults/harness.rs"]
 mod harness;
+#[path = "pull_faults/images.rs"]
+mod images;
 #[path = "pull_faults/names.rs"]
 mod names;
 #[path = "pull_faults/protocol.rs"]
@@ -80,6 +83,7 @@ fn rows() -> Vec<Row> {
         protocol::other_protocols(),
         protocol::files(),
         protocol::sizes(),
+        images::rows(),
     ]
     .into_iter()
     .flatten()

@@ -704,6 +704,30 @@ fn what_no_name_leads_to_is_garbage_and_nothing_else_is() {
 }
 
 #[test]
+fn images_are_looked_into_as_deep_as_pulls_go_and_no_deeper() {
+    const DEEP: usize = 3_000;
+    let place = Place::new();
+    let options = Options { fsync: false, ..Options::default() };
+    let store = Store::open(&place.path, options).unwrap();
+    let mut root = put_image(&store, "innermost");
+    for depth in 1..=DEEP {
+        let entry = json!({
+            "mediaType": root.media_type.as_str(), "digest": root.digest.to_string(),
+            "size": root.size
+        });
+        let index = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string();
+        root = describe(Algorithm::Sha256, MediaType::OCI_INDEX, index.as_bytes());
+        store.put(&root, index.as_bytes()).unwrap();
+        if [4, 5, DEEP].contains(&depth) {
+            store.register(&format!("{depth:04}"), &root, &[]).unwrap();
+        }
+    }
+    let images = store.images().unwrap();
+    let found: Vec<_> = images.iter().map(|it| (it.platforms.len(), it.beyond)).collect();
+    assert_eq!(found, [(1, false), (0, true), (0, true)], "{images:?}");
+}
+
+#[test]
 fn nothing_is_garbage_where_that_cannot_be_known() {
     type Spoil<'a> = &'a dyn Fn(&Place, &Store) -> Option<HeldBlobs>;
     let overwrite = |content: &'static str| {

@@ -121,7 +121,7 @@ pub(super) fn run(arguments: DemoArgs, stop: watch::Receiver<Option<Stop>>) -> R
         Reference::parse(&registry.reference(REPOSITORY, TAG)).map_err(Failure::usage)?;
     let config = PullConfig {
         reference,
-        platforms: Platforms::One(Platform::host()),
+        platforms: Platforms::Host(Platform::host()),
         destination: Destination::Layout { path: directory.clone(), tag: None },
         store: store::Options::default(),
         network,

@@ -15,7 +15,7 @@ pub(super) struct ImagesArgs {
     /// The store, or any OCI image layout [default: $XDG_DATA_HOME/ringpull]
     #[arg(long, value_name = "DIR", env = "RINGPULL_STORE")]
     store: Option<PathBuf>,
-    /// As JSON: images (name, digest, platforms, size, missing) and partials (digest, size, kept,
+    /// As JSON: images (name, digest, platforms, size, missing, beyond) and partials (digest, size, kept,
     /// allocated, age_seconds, busy); sizes in bytes
     #[arg(long)]
     json: bool,
@@ -42,6 +42,7 @@ fn document(images: &[StoredImage], partials: &[KeptPartial]) -> Vec<String> {
             "platforms": image.platforms,
             "size": image.size,
             "missing": image.missing,
+            "beyond": image.beyond,
         })
     });
     let partials = partials.iter().map(|partial| {
@@ -74,7 +75,12 @@ fn image_table(images: &[StoredImage]) -> Vec<String> {
                 true => "-".to_owned(),
                 false => image.platforms.join(","),
             },
-            format!("{}{missing}", format::bytes(image.size)),
+            match image.beyond {
+                true => {
+                    format!("{}{missing}, and what is nested deeper", format::bytes(image.size))
+                }
+                false => format!("{}{missing}", format::bytes(image.size)),
+            },
         ]
     });
     table(["NAME", "DIGEST", "PLATFORM", "SIZE"], rows)

@@ -134,6 +134,10 @@ pub(super) struct NetworkArgs {
     /// Send the registry's credentials to the token service at this host, too; may be repeated
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "RINGPULL_TRUST_TOKEN_SERVICE")]
     trust_token_service: Vec<String>,
+    /// Fetch a layer that the registry does not have from the https URLs that the image names for it,
+    /// without credentials
+    #[arg(long, value_parser = boolean, env = "RINGPULL_ALLOW_FOREIGN_URLS")]
+    allow_foreign_urls: bool,
     /// Whether `--ca-file` was typed, rather than set in the environment.
     #[arg(skip)]
     ca_file_is_typed: bool,
@@ -186,6 +190,7 @@ impl NetworkArgs {
             tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
             ca_files_mean_https: self.ca_file_is_typed,
             credentials,
+            foreign_urls: self.allow_foreign_urls,
             trusted_realms: self.trust_token_service,
             ..NetworkConfig::default()
         })

@@ -126,7 +126,7 @@ pub(super) fn run(arguments: PullArgs, stop: watch::Receiver<Option<Stop>>) -> R
     let platforms = match (&arguments.platform, arguments.all_platforms) {
         (_, true) => Platforms::All,
         (Some(text), _) => Platforms::One(Platform::parse(text).map_err(Failure::usage)?),
-        (None, _) => Platforms::One(Platform::host()),
+        (None, _) => Platforms::Host(Platform::host()),
     };
     let config = PullConfig {
         reference,

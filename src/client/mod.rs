@@ -33,6 +33,7 @@ use crate::error::Class;
 use crate::http::{HttpUrl, Request, Secret};
 use crate::limits::{CONNECT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT};
 use crate::origin::{Origin, Scheme};
+use crate::registry::address;
 use crate::registry::redirect::is_redirect;
 use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
 use crate::report::{WaitedFor, Waiting, format};
@@ -160,6 +161,37 @@ impl Client {
             renewing.failed();
         }
         answer
+    }
+
+    /// Asks for a blob at `url`, which a manifest names outside of the registry, and follows where
+    /// that leads. Nothing but the request goes there: no credentials, whoever it is, and no answer
+    /// to a challenge. It must not be in a network of one's own, unless the registry is there.
+    ///
+    /// # Errors
+    /// See [`Error`]; a refusal, by a challenge too, is [`Error::Refused`].
+    pub async fn ask_elsewhere(
+        &self,
+        question: Question<'_>,
+        url: HttpUrl,
+    ) -> Result<Answer, Error> {
+        let place = self.session.place(&question.endpoint.origin());
+        let mut trail = Trail::new(url.clone());
+        let mut request = question.request.clone().at(url);
+        loop {
+            let answer =
+                self.send_where(&request, |peer| address::allowed(place, peer.ip())).await?;
+            if is_redirect(answer.head.status()) {
+                let redirect = trail.follow(&answer.head)?;
+                self.session.reporter.note(&format!("redirected to {}", redirect.url));
+                answer.body.discard().await;
+                request = request.at(redirect.url);
+                continue;
+            }
+            return match registry::Answer::of(question.asked, &answer.head) {
+                registry::Answer::Ok => Ok(answer),
+                _ => Err(refusal(question.asked, answer, false).await),
+            };
+        }
     }
 
     /// Asks for a blob where it was redirected to before. `None` if that is good no more.

@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// In what kind of place `origin` is, as far as we have been there.
-    fn place(&self, origin: &Origin) -> AddressClass {
+    pub(super) fn place(&self, origin: &Origin) -> AddressClass {
         lock(&self.places).get(origin).copied().unwrap_or(AddressClass::Public)
     }
 

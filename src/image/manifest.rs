@@ -9,9 +9,14 @@
 //! malformed digest and cannot see that a document is manifest and index at once; the tests hold
 //! the two to the same reading.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::marker::PhantomData;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::digest::DigestError;
 use super::shown::shown;
@@ -19,7 +24,8 @@ use super::strict_json::{self, StrictJsonError};
 use super::{Descriptor, Digest, MediaType, Platform};
 use crate::error::Class;
 use crate::limits::{
-    BLOB_SIZE_MAX, IMAGE_CONFIG_SIZE_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_SIZE_MAX,
+    BLOB_SIZE_MAX, FOREIGN_URLS_MAX, IMAGE_CONFIG_SIZE_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX,
+    MANIFEST_SIZE_MAX,
 };
 
 /// A document that a reference or an index entry leads to.
@@ -37,19 +43,24 @@ pub struct Manifest {
     /// OCI's or Docker's manifest type.
     pub media_type: MediaType,
     /// The image's config.
-    pub config: Descriptor,
-    /// The layers, lowest first. At most [`LAYERS_MAX`].
-    pub layers: Vec<Layer>,
+    pub config: Content,
+    /// The layers, lowest first. At most [`LAYERS_MAX`]; none where the document lists none.
+    pub layers: Vec<Content>,
 }
 
-/// One layer of an image.
+/// A config or a layer, with what its descriptor says of other ways to its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
+pub struct Content {
     /// Its type, digest and size.
     pub descriptor: Descriptor,
-    /// Whether it is meant to be fetched from URLs outside the registry (it lists `urls`, or its
-    /// type says so). Whoever pulls decides whether that is allowed.
-    pub foreign: bool,
+    /// URLs outside the registry that may have it, as they are written: the first
+    /// [`FOREIGN_URLS_MAX`]. They are the image author's word; the puller decides whether they
+    /// may be asked.
+    pub urls: Vec<String>,
+    /// Its bytes, where the document embeds them in the descriptor (OCI image-spec,
+    /// `descriptor.md`, `data`) and they have the descriptor's size and digest. Embedded bytes
+    /// that have not are as if they were missing.
+    pub data: Option<Vec<u8>>,
 }
 
 /// A list of manifests.
@@ -70,6 +81,8 @@ pub struct IndexEntry {
     pub platform: Option<Platform>,
     /// Whether it is an image at all.
     pub kind: EntryKind,
+    /// The kind of artifact that the index says it is, where that is no image.
+    pub artifact_type: Option<String>,
     /// Whether it asks for features of the operating system beyond its name (`os.features`).
     pub needs_features: bool,
 }
@@ -91,7 +104,8 @@ pub enum EntryKind {
 pub struct NoPlatform {
     /// The platform wanted.
     pub wanted: Platform,
-    /// The platforms there are, in the order of the index, each once.
+    /// What there is instead, in the order of the index, each once: platforms, and artifacts with
+    /// their types.
     pub available: Vec<String>,
 }
 
@@ -126,7 +140,7 @@ pub enum ManifestError {
     #[error("it has both `manifests` and `{0}`, and can be read as two different images")]
     Ambiguous(&'static str),
     /// Neither an index nor a manifest.
-    #[error("it is neither a manifest (no `config` and `layers`) nor an index (no `manifests`)")]
+    #[error("it is neither a manifest (no `config`) nor an index (no `manifests`)")]
     Unrecognised,
     /// Docker schema 1.
     #[error(
@@ -197,6 +211,7 @@ impl ManifestError {
     pub fn class(&self) -> Class {
         match self {
             ManifestError::TooLarge { .. }
+            | ManifestError::Json { reason: StrictJsonError::TooManyKeys, .. }
             | ManifestError::TooManyLayers(_)
             | ManifestError::TooManyEntries(_)
             | ManifestError::Size { .. } => Class::Limit,
@@ -234,7 +249,7 @@ impl Document {
         let fields: Fields = serde_json::from_slice(bytes)
             .map_err(|error| ManifestError::Field(shown(&error.to_string())))?;
         let declared = declared_type(&fields, content_type)?;
-        match fields.kind()? {
+        match fields.kind(declared.as_ref())? {
             Kind::Index(entries) => {
                 let media_type = confirm(declared, MediaType::OCI_INDEX, MediaType::is_index)?;
                 Ok(Document::Index(Index::new(media_type, entries)?))
@@ -252,30 +267,28 @@ impl Manifest {
     fn new(
         media_type: MediaType,
         config: DescriptorFields,
-        layers: Vec<DescriptorFields>,
+        layers: Layers,
     ) -> Result<Manifest, ManifestError> {
-        if layers.len() > LAYERS_MAX {
-            return Err(ManifestError::TooManyLayers(layers.len()));
+        if layers.count > LAYERS_MAX {
+            return Err(ManifestError::TooManyLayers(layers.count));
         }
         let mut sizes = Sizes::default();
-        let config = sizes.descriptor(&config, || "config".to_owned())?;
-        let layers = layers.iter().enumerate().map(|(position, fields)| {
-            let descriptor = sizes.descriptor(fields, || format!("layers[{position}]"))?;
-            let foreign = fields.has_urls() || descriptor.media_type.is_foreign_layer();
-            Ok(Layer { descriptor, foreign })
-        });
+        let config = sizes.content(config, || "config".to_owned())?;
+        let layers = layers.items.into_iter().enumerate();
+        let layers = layers
+            .map(|(position, fields)| sizes.content(fields, || format!("layers[{position}]")));
         let layers = layers.collect::<Result<_, ManifestError>>()?;
         Ok(Manifest { media_type, config, layers })
     }
 }
 
 impl Index {
-    fn new(media_type: MediaType, entries: Vec<DescriptorFields>) -> Result<Index, ManifestError> {
-        if entries.len() > INDEX_ENTRIES_MAX {
-            return Err(ManifestError::TooManyEntries(entries.len()));
+    fn new(media_type: MediaType, entries: Entries) -> Result<Index, ManifestError> {
+        if entries.count > INDEX_ENTRIES_MAX {
+            return Err(ManifestError::TooManyEntries(entries.count));
         }
         let mut sizes = Sizes::default();
-        let manifests = entries.iter().enumerate().map(|(position, fields)| {
+        let manifests = entries.items.iter().enumerate().map(|(position, fields)| {
             let descriptor = sizes.descriptor(fields, || format!("manifests[{position}]"))?;
             Ok(IndexEntry::new(descriptor, fields))
         });
@@ -284,40 +297,40 @@ impl Index {
     }
 
     /// The entry to pull on `wanted`: the one that fits best (see [`Platform::rank`]), the first
-    /// among equals, entries that need no further features before those that do.
+    /// among equals, entries that need no further features before those that do. Artifacts that
+    /// name a platform are taken where no image fits.
     ///
     /// Where none fits and exactly one entry names no platform, that one is taken: it may be a
-    /// nested index, or an image whose config says what it is for. Attestations and other artifacts
-    /// are never taken.
+    /// nested index, or an image whose config says what it is for. Attestations, and artifacts
+    /// without a platform, are never taken.
+    ///
+    /// # Errors
+    /// [`NoPlatform`], with what there is instead.
     pub fn select(&self, wanted: &Platform) -> Result<&IndexEntry, NoPlatform> {
-        let images = || self.manifests.iter().filter(|entry| entry.kind == EntryKind::Image);
-        let ranked = images().filter_map(|entry| {
-            let rank = wanted.rank(entry.platform.as_ref()?)?;
-            Some((rank, entry.needs_features, entry))
-        });
-        if let Some((_, _, entry)) = ranked.min_by_key(|&(rank, features, _)| (rank, features)) {
-            return Ok(entry);
+        let of = |kind| self.manifests.iter().filter(move |entry| entry.kind == kind);
+        for kind in [EntryKind::Image, EntryKind::Artifact] {
+            let ranked = of(kind).filter(|entry| entry.can_be_read()).filter_map(|entry| {
+                let rank = wanted.rank(entry.platform.as_ref()?)?;
+                Some((rank, entry.needs_features, entry))
+            });
+            if let Some((_, _, entry)) = ranked.min_by_key(|&(rank, features, _)| (rank, features))
+            {
+                return Ok(entry);
+            }
         }
-        let mut unnamed = images().filter(|entry| entry.platform.is_none());
+        let mut unnamed = of(EntryKind::Image).filter(|entry| entry.platform.is_none());
         match (unnamed.next(), unnamed.next()) {
             (Some(only), None) => Ok(only),
-            _ => Err(NoPlatform { wanted: wanted.clone(), available: self.platforms() }),
+            _ => Err(NoPlatform { wanted: wanted.clone(), available: self.available() }),
         }
     }
 
-    /// The platforms there are images for, in the order of the index, each once.
-    pub fn platforms(&self) -> Vec<String> {
-        let mut platforms = Vec::new();
-        for entry in self.manifests.iter().filter(|entry| entry.kind == EntryKind::Image) {
-            let platform = match &entry.platform {
-                Some(platform) => platform.to_string(),
-                None => "one without platform".to_owned(),
-            };
-            if !platforms.contains(&platform) {
-                platforms.push(platform);
-            }
-        }
-        platforms
+    /// What there is, in the order of the index, each once. Attestations belong to other entries
+    /// and are left out.
+    fn available(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let entries = self.manifests.iter().filter(|entry| entry.kind != EntryKind::Attestation);
+        entries.map(IndexEntry::shown).filter(|text| seen.insert(text.clone())).collect()
     }
 }
 
@@ -325,10 +338,11 @@ impl IndexEntry {
     fn new(descriptor: Descriptor, fields: &DescriptorFields) -> IndexEntry {
         let named = fields.platform.as_ref();
         let platform = named.and_then(PlatformFields::platform);
+        let artifact_type = fields.artifact_type().map(str::to_owned);
         let kind = if fields.is_attestation() || platform.as_ref().is_some_and(Platform::is_unknown)
         {
             EntryKind::Attestation
-        } else if fields.is_artifact() || !is_known(&descriptor.media_type) {
+        } else if artifact_type.is_some() || !is_known(&descriptor.media_type) {
             EntryKind::Artifact
         } else if named.is_some() && platform.is_none() {
             // It names a platform, but not one that anything runs on.
@@ -338,7 +352,28 @@ impl IndexEntry {
         };
         let needs_features =
             named.and_then(|named| named.os_features.as_ref()).is_some_and(|list| !list.is_empty());
-        IndexEntry { descriptor, platform, kind, needs_features }
+        IndexEntry { descriptor, platform, kind, artifact_type, needs_features }
+    }
+
+    /// Whether it is a manifest or an index, whatever it is a manifest of.
+    fn can_be_read(&self) -> bool {
+        is_known(&self.descriptor.media_type)
+    }
+
+    /// What it is, for the list of what there is.
+    fn shown(&self) -> String {
+        let of_type = match (&self.artifact_type, self.can_be_read()) {
+            (Some(artifact_type), _) => Some(shown(artifact_type)),
+            (None, false) => Some(shown(self.descriptor.media_type.as_str())),
+            (None, true) => None,
+        };
+        match (&self.platform, of_type) {
+            (Some(platform), None) => platform.to_string(),
+            (Some(platform), Some(of_type)) => format!("{platform} ({of_type})"),
+            (None, Some(of_type)) => format!("an artifact without platform ({of_type})"),
+            (None, None) if self.kind == EntryKind::Image => "one without platform".to_owned(),
+            (None, None) => "one with a malformed platform".to_owned(),
+        }
     }
 }
 
@@ -354,9 +389,9 @@ impl MediaType {
         matches!(self.as_str(), MediaType::DOCKER_SCHEMA1 | MediaType::DOCKER_SCHEMA1_SIGNED)
     }
 
-    /// Whether it names a layer that registries do not keep: Docker's "foreign", OCI's
+    /// Whether it names a layer that registries need not keep: Docker's "foreign", OCI's
     /// "nondistributable".
-    fn is_foreign_layer(&self) -> bool {
+    pub fn is_foreign_layer(&self) -> bool {
         self.as_str().contains("foreign") || self.as_str().contains("nondistributable")
     }
 
@@ -369,16 +404,31 @@ impl MediaType {
     }
 }
 
-/// The platform that an image's config names (OCI image-spec, `config.md`). For images that no index
-/// led to: whether they fit is seen only once the config is there, and is then worth a warning.
+/// The platform that an image's config names (OCI image-spec, `config.md`).
 ///
 /// `None` where the config is larger than [`IMAGE_CONFIG_SIZE_MAX`], is not JSON, or names none.
 pub fn config_platform(config: &[u8]) -> Option<Platform> {
+    config_fields(config)?.platform()
+}
+
+/// The platform of an image's config if that does not run on `wanted`. For images that no entry of
+/// an index with a platform led to: only the config says what they are for.
+///
+/// `None` where [`config_platform`] is. A config that names an architecture without a variant says
+/// nothing of the variant: many images for arm/v6 were made so.
+pub fn config_contradicts(config: &[u8], wanted: &Platform) -> Option<Platform> {
+    let fields = config_fields(config)?;
+    let offered = fields.platform()?;
+    let any_variant = fields.variant.as_deref().unwrap_or_default().is_empty();
+    let fits = wanted.matches(&offered) || (any_variant && wanted.runs_some_variant_of(&offered));
+    (!fits).then_some(offered)
+}
+
+fn config_fields(config: &[u8]) -> Option<PlatformFields> {
     if config.len() > IMAGE_CONFIG_SIZE_MAX {
         return None;
     }
-    let fields: PlatformFields = serde_json::from_slice(config).ok()?;
-    fields.platform()
+    serde_json::from_slice(config).ok()
 }
 
 // --- the documents as they are written -----------------------------------------------------------
@@ -390,16 +440,62 @@ pub fn config_platform(config: &[u8]) -> Option<Platform> {
 struct Fields {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    manifests: Option<Vec<DescriptorFields>>,
+    manifests: Option<Entries>,
     config: Option<DescriptorFields>,
-    layers: Option<Vec<DescriptorFields>>,
-    fs_layers: Option<serde::de::IgnoredAny>,
+    layers: Option<Layers>,
+    fs_layers: Option<IgnoredAny>,
 }
 
 /// What the fields make of a document.
 enum Kind {
-    Index(Vec<DescriptorFields>),
-    Manifest { config: Box<DescriptorFields>, layers: Vec<DescriptorFields> },
+    Index(Entries),
+    Manifest { config: Box<DescriptorFields>, layers: Layers },
+}
+
+type Entries = FirstOf<DescriptorFields, INDEX_ENTRIES_MAX>;
+type Layers = FirstOf<DescriptorFields, LAYERS_MAX>;
+
+/// A list of which at most `MAX` items are kept: a document of 4 MiB can list 190,000 descriptors,
+/// which take many times its size in memory.
+struct FirstOf<T, const MAX: usize> {
+    items: Vec<T>,
+    /// How many items the document lists.
+    count: usize,
+}
+
+impl<T, const MAX: usize> Default for FirstOf<T, MAX> {
+    fn default() -> Self {
+        FirstOf { items: Vec::new(), count: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for FirstOf<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+    type Value = FirstOf<T, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = FirstOf::default();
+        while list.count < MAX {
+            let Some(item) = seq.next_element()? else { return Ok(list) };
+            list.items.push(item);
+            list.count += 1;
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            list.count += 1;
+        }
+        Ok(list)
+    }
 }
 
 #[derive(Deserialize)]
@@ -409,7 +505,9 @@ struct DescriptorFields {
     media_type: String,
     digest: String,
     size: u64,
-    urls: Option<Vec<serde::de::IgnoredAny>>,
+    urls: Option<FirstOf<String, FOREIGN_URLS_MAX>>,
+    /// In base64.
+    data: Option<String>,
     platform: Option<PlatformFields>,
     artifact_type: Option<String>,
     annotations: Option<AnnotationFields>,
@@ -423,18 +521,18 @@ struct PlatformFields {
     architecture: String,
     variant: Option<String>,
     #[serde(rename = "os.features")]
-    os_features: Option<Vec<serde::de::IgnoredAny>>,
+    os_features: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
 struct AnnotationFields {
     /// `attestation-manifest` on the entries BuildKit adds.
     #[serde(rename = "vnd.docker.reference.type")]
-    reference_type: Option<serde::de::IgnoredAny>,
+    reference_type: Option<IgnoredAny>,
 }
 
 impl Fields {
-    fn kind(self) -> Result<Kind, ManifestError> {
+    fn kind(self, declared: Option<&MediaType>) -> Result<Kind, ManifestError> {
         if self.manifests.is_some() {
             let others = [
                 ("config", self.config.is_some()),
@@ -454,8 +552,12 @@ impl Fields {
         }
         match (self.manifests, self.config, self.layers) {
             (Some(entries), ..) => Ok(Kind::Index(entries)),
-            (None, Some(config), Some(layers)) => {
-                Ok(Kind::Manifest { config: Box::new(config), layers })
+            // Tools written in Go write an empty list as null, or leave it out.
+            (None, Some(config), layers) => {
+                Ok(Kind::Manifest { config: Box::new(config), layers: layers.unwrap_or_default() })
+            }
+            (None, None, None) if declared.is_some_and(MediaType::is_index) => {
+                Ok(Kind::Index(Entries::default()))
             }
             _ => Err(ManifestError::Unrecognised),
         }
@@ -463,18 +565,15 @@ impl Fields {
 }
 
 impl DescriptorFields {
-    fn has_urls(&self) -> bool {
-        self.urls.as_ref().is_some_and(|urls| !urls.is_empty())
-    }
-
     fn is_attestation(&self) -> bool {
         self.annotations.as_ref().is_some_and(|annotations| annotations.reference_type.is_some())
     }
 
-    /// On an image's descriptor `artifactType` repeats the type of its config, if it is there.
-    fn is_artifact(&self) -> bool {
+    /// The type of the artifact it is. On an image's descriptor `artifactType` repeats the type of
+    /// its config, if it is there.
+    fn artifact_type(&self) -> Option<&str> {
         let artifact_type = self.artifact_type.as_deref().filter(|text| !text.is_empty());
-        artifact_type.is_some_and(|text| !MediaType::new(text).is_image_config())
+        artifact_type.filter(|text| !MediaType::new(text).is_image_config())
     }
 }
 
@@ -507,6 +606,25 @@ impl Sizes {
         }
         Ok(Descriptor { media_type: MediaType::new(&fields.media_type), digest, size })
     }
+
+    fn content(
+        &mut self,
+        fields: DescriptorFields,
+        place: impl Fn() -> String,
+    ) -> Result<Content, ManifestError> {
+        let descriptor = self.descriptor(&fields, place)?;
+        let data = fields.data.and_then(|data| embedded(&data, &descriptor));
+        let urls = fields.urls.unwrap_or_default().items;
+        Ok(Content { descriptor, urls, data })
+    }
+}
+
+/// The bytes that are embedded in a descriptor, if they are what it describes.
+fn embedded(data: &str, descriptor: &Descriptor) -> Option<Vec<u8>> {
+    let bytes = STANDARD.decode(data).ok()?;
+    let is_right = bytes.len() as u64 == descriptor.size
+        && Digest::of(descriptor.digest.algorithm(), &bytes) == descriptor.digest;
+    is_right.then_some(bytes)
 }
 
 /// Whether the type says that the document is a manifest or an index.

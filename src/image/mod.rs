@@ -14,6 +14,6 @@ mod strict_json;
 
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher};
-pub use manifest::{Document, Index, Layer, Manifest};
+pub use manifest::{Content, Document, Index, Manifest};
 pub use platform::Platform;
 pub use reference::Reference;

@@ -82,8 +82,9 @@ impl Platform {
         Ok(Platform { os, architecture, variant })
     }
 
-    /// The platform this program was built for. The variant of an ARM processor is taken to be the
-    /// usual one (v7, v8): a program cannot tell without reading files.
+    /// The platform of this machine. On amd64 the processor says its level (v1 to v4). The variant
+    /// of an ARM processor is taken to be the usual one (v7, v8): a program cannot tell without
+    /// reading files.
     pub fn host() -> Platform {
         let architecture = match std::env::consts::ARCH {
             "x86" => "386",
@@ -93,7 +94,7 @@ impl Platform {
             "loongarch64" => "loong64",
             same => same,
         };
-        let (architecture, variant) = normalize(architecture, "");
+        let (architecture, variant) = normalize(architecture, amd64_level());
         Platform { os: std::env::consts::OS.to_owned(), architecture, variant }
     }
 
@@ -128,6 +129,12 @@ impl Platform {
         self.accepted().iter().position(|(architecture, variant)| {
             *architecture == offered.architecture && variant.as_deref() == offered.variant()
         })
+    }
+
+    /// Whether some variant of the architecture of `offered` runs on this platform.
+    pub fn runs_some_variant_of(&self, offered: &Platform) -> bool {
+        self.os == offered.os
+            && self.accepted().iter().any(|(architecture, _)| *architecture == offered.architecture)
     }
 
     /// Whether this is `unknown/unknown`: how BuildKit marks what is not an image.
@@ -176,6 +183,46 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Platform, PlatformError> {
         Platform::parse(text)
     }
+}
+
+/// The level of this machine's processor (x86-64 psABI, section "Micro-Architecture Levels"), as a
+/// variant of amd64; empty for the first level, and on other architectures. Of what a level needs,
+/// LAHF in 64-bit mode is not looked at: every processor that has SSE4.2 and CMPXCHG16B has it.
+#[cfg(target_arch = "x86_64")]
+fn amd64_level() -> &'static str {
+    use std::arch::is_x86_feature_detected as has;
+    let v2 = has!("cmpxchg16b")
+        && has!("popcnt")
+        && has!("sse3")
+        && has!("ssse3")
+        && has!("sse4.1")
+        && has!("sse4.2");
+    let v3 = v2
+        && has!("avx")
+        && has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("f16c")
+        && has!("fma")
+        && has!("lzcnt")
+        && has!("movbe");
+    let v4 = v3
+        && has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512cd")
+        && has!("avx512dq")
+        && has!("avx512vl");
+    match (v2, v3, v4) {
+        (_, _, true) => "v4",
+        (_, true, _) => "v3",
+        (true, ..) => "v2",
+        _ => "",
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn amd64_level() -> &'static str {
+    ""
 }
 
 fn is_part(part: &str) -> bool {
@@ -358,6 +405,6 @@ mod tests {
         assert_eq!(Platform::parse(&host.to_string()), Ok(host.clone()));
         assert_eq!(host.os(), std::env::consts::OS);
         #[cfg(target_arch = "x86_64")]
-        assert_eq!((host.architecture(), host.variant()), ("amd64", None));
+        assert_eq!(host.architecture(), "amd64");
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::shown::shown;
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, JSON_KEYS_MAX};
 
 // serde_json gives up at 128, with a text of its own.
 const _: () = assert!(JSON_DEPTH_MAX < 128);
@@ -29,14 +29,18 @@ pub enum StrictJsonError {
     /// Nested too deep.
     #[error("it is nested deeper than {JSON_DEPTH_MAX}")]
     TooDeep,
+    /// Too many keys in the objects that are open at one place.
+    #[error("one object, with those around it, has more than {JSON_KEYS_MAX} keys")]
+    TooManyKeys,
 }
 
 /// Checks that `bytes` is one JSON value without duplicate keys and without deep nesting.
 pub(super) fn check(bytes: &[u8]) -> Result<(), StrictJsonError> {
-    let mut fault = None;
+    let (mut fault, mut keys) = (None, 0);
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let judged =
-        Judge { depth: 0, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
+    let judged = Judge { depth: 0, keys: &mut keys, fault: &mut fault }
+        .deserialize(&mut json)
+        .and_then(|()| json.end());
     match (judged, fault) {
         (Ok(()), _) => Ok(()),
         (Err(_), Some(fault)) => Err(fault),
@@ -48,6 +52,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), StrictJsonError> {
 struct Judge<'a> {
     /// How many arrays and objects are open around the value.
     depth: usize,
+    /// How many keys the objects that are open have had so far, all together.
+    keys: &'a mut usize,
     fault: &'a mut Option<StrictJsonError>,
 }
 
@@ -57,7 +63,7 @@ impl Judge<'_> {
         if self.depth >= JSON_DEPTH_MAX {
             return Err(self.refuse(StrictJsonError::TooDeep));
         }
-        Ok(Judge { depth: self.depth + 1, fault: self.fault })
+        Ok(Judge { depth: self.depth + 1, keys: self.keys, fault: self.fault })
     }
 
     fn refuse<E: serde::de::Error>(&mut self, fault: StrictJsonError) -> E {
@@ -89,8 +95,13 @@ impl<'de> Visitor<'de> for Judge<'_> {
                 return Err(self.refuse(StrictJsonError::DuplicateKey(shown(&key))));
             }
             keys.insert(key);
+            *self.keys += 1;
+            if *self.keys > JSON_KEYS_MAX {
+                return Err(self.refuse(StrictJsonError::TooManyKeys));
+            }
             map.next_value_seed(self.within()?)?;
         }
+        *self.keys -= keys.len();
         Ok(())
     }
 
@@ -159,6 +170,10 @@ mod tests {
     fn documents_are_judged() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         let objects = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
+        let many = |keys: usize, times: usize| {
+            let keys: Vec<String> = (0..keys).map(|nth| format!(r#""{nth}":0"#)).collect();
+            format!("[{}]", vec![format!("{{{}}}", keys.join(",")); times].join(","))
+        };
         let twice = |key: &str| Err(StrictJsonError::DuplicateKey(key.to_owned()));
         for (text, expected) in [
             ("{}", Ok(())),
@@ -173,6 +188,11 @@ mod tests {
             (&objects(63), Ok(())),
             (&objects(65), Err(StrictJsonError::TooDeep)),
             (&"[".repeat(1 << 20), Err(StrictJsonError::TooDeep)),
+            (&many(JSON_KEYS_MAX, 1), Ok(())),
+            (&many(JSON_KEYS_MAX + 1, 1), Err(StrictJsonError::TooManyKeys)),
+            // Objects beside each other are not open at once.
+            (&many(JSON_KEYS_MAX, 2), Ok(())),
+            (&format!(r#"{{"a":{}}}"#, many(JSON_KEYS_MAX, 1)), Err(StrictJsonError::TooManyKeys)),
         ] {
             assert_eq!(check(text.as_bytes()), expected, "{}", shown(text));
         }

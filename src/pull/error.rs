@@ -8,8 +8,10 @@ use super::retry::Policy;
 use super::signals::Stop;
 use crate::client;
 use crate::error::{Class, Retry};
-use crate::image::Digest;
 use crate::image::manifest::{ManifestError, NoPlatform};
+use crate::image::{Digest, Platform};
+use crate::limits::{DESCRIPTORS_MAX, DOCUMENTS_SIZE_MAX};
+use crate::origin::Origin;
 use crate::report::{escape, format};
 use crate::store::StoreError;
 use crate::transport::probe::ProbeError;
@@ -92,13 +94,36 @@ pub(super) enum Cause {
     /// A range came although the whole blob was asked for.
     #[error("the registry sent a part of the blob instead of the whole")]
     RangeUnasked,
-    /// A layer that is to be fetched from elsewhere.
+    /// The registry does not have the blob, and its manifest names others who may.
     #[error(
-        "layer {} is a foreign one, to be fetched from URLs outside the registry, which ringpull \
-         does not do",
-        .0.short()
+        "the registry does not have it; its manifest names {host} to fetch it from, which \
+         --allow-foreign-urls allows"
     )]
-    Foreign(Digest),
+    Foreign { host: String },
+    /// The same, but nobody who can be asked.
+    #[error(
+        "the registry does not have it, and the URLs that its manifest names for it cannot be \
+         asked: only https is"
+    )]
+    ForeignUnusable,
+    /// A URL outside the registry that the manifest names failed, too.
+    #[error("the registry does not have it, and {origin} fails: {source}")]
+    ForeignFailed { origin: Origin, source: client::Error },
+    /// The image is for another platform than the user asked for.
+    #[error("the image is for {offered}, and --platform asks for {wanted}")]
+    OtherPlatform { wanted: Box<Platform>, offered: Box<Platform> },
+    /// The documents of a pull are too large in sum.
+    #[error(
+        "its manifests have more than {DOCUMENTS_SIZE_MAX} bytes together, and no more are read for \
+         one pull; pull one platform at a time, with --platform"
+    )]
+    DocumentsTooLarge,
+    /// The documents of a pull name too many blobs and documents.
+    #[error(
+        "its manifests name more than {DESCRIPTORS_MAX} blobs and manifests together; pull one \
+         platform at a time, with --platform"
+    )]
+    TooManyDescriptors,
     #[error("indexes are nested more than {} deep", crate::limits::INDEX_DEPTH_MAX)]
     IndexDepth,
     #[error("{what}: {source}")]
@@ -176,8 +201,12 @@ impl Error {
             Cause::Digest { .. } => Class::Digest,
             Cause::Size { .. } => Class::Size,
             Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,
-            Cause::Foreign(_) => Class::ForeignRefused,
-            Cause::IndexDepth => Class::Limit,
+            Cause::Foreign { .. } | Cause::ForeignUnusable => Class::ForeignRefused,
+            Cause::ForeignFailed { source, .. } => source.class(),
+            Cause::OtherPlatform { .. } => Class::NoPlatform,
+            Cause::IndexDepth | Cause::DocumentsTooLarge | Cause::TooManyDescriptors => {
+                Class::Limit
+            }
             Cause::Stopped(Stop::Signal(_)) => Class::Interrupted,
             Cause::Stopped(Stop::TimeLimit(_)) => Class::Timeout,
         }
@@ -205,7 +234,9 @@ impl Error {
     /// How long the server asked us to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match &self.0.cause {
-            Cause::Client(error) => error.retry_after(),
+            Cause::Client(error) | Cause::ForeignFailed { source: error, .. } => {
+                error.retry_after()
+            }
             _ => None,
         }
     }

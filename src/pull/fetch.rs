@@ -275,8 +275,11 @@ async fn attempt(
     let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
     let client = client.shown_by(job.progress.waiting_for());
     let answer = match piece.past.afresh {
-        true => client.afresh(piece.past.avoid).ask(question).await?,
-        false => client.ask(question).await?,
+        true => {
+            let client = client.afresh(piece.past.avoid);
+            job.foreign.ask(&client, &fetch.context, question).await?
+        }
+        false => job.foreign.ask(&client, &fetch.context, question).await?,
     };
     client.waiting().begin(WaitedFor::Bytes(answer.origin.authority()));
     piece.peer = Some(answer.peer.ip());

@@ -9,6 +9,7 @@
 //!     replace  which connections are too slow to be kept; lane: what each one is to fetch
 //!     tuner    how many connections; throttle: how many bytes per second
 //!     fetch    one piece: asked for, written, hashed; the last one has its blob verified and published
+//!     foreign  whom to ask for a layer that the registry does not have
 //!   register   manifests are written, then the name: only now is the image visible
 //!   signals    end all of that, whatever it waits for
 //! ```
@@ -20,6 +21,7 @@ mod claim;
 mod error;
 mod executor;
 mod fetch;
+mod foreign;
 mod lane;
 mod replace;
 mod resolve;
@@ -29,7 +31,6 @@ mod throttle;
 mod tuner;
 mod workers;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -39,12 +40,14 @@ use tokio::sync::watch;
 pub use error::Error;
 use error::{Cause, Object, Subject};
 use executor::Executor;
+use foreign::Foreign;
 use resolve::Resolved;
 use retry::Policy;
 pub use signals::{Signals, Stop};
 
 use crate::client::{Client, Session};
 use crate::config::PullConfig;
+use crate::image::manifest::Content;
 use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
@@ -62,6 +65,8 @@ const RESOLVING_SOCKETS: usize = 8;
 pub struct Pulled {
     /// What the reference's tag or digest means: the manifest or index that the registry answered.
     pub digest: Digest,
+    /// What of it is in the store: the manifest for the platform, or the whole index.
+    pub manifest: Digest,
     /// Whether the store has it under this name only now.
     pub downloaded: bool,
     /// The engine that fetched it, and why that one.
@@ -76,6 +81,8 @@ struct Job {
     progress: BlobProgress,
     /// Whether the store has a damaged one in its place.
     replaces: bool,
+    /// Who may have it if the registry has not.
+    foreign: Foreign,
     slot: Mutex<fetch::Slot>,
 }
 
@@ -88,6 +95,8 @@ struct Context {
     repository: String,
     store: Store,
     policy: Policy,
+    /// Whether others than the registry may be asked for a layer, as its manifest says.
+    foreign_urls: bool,
     /// How long another process may write nothing of a blob before it is not waited for any more.
     held_silence_max: Duration,
     reporter: Reporter,
@@ -168,7 +177,7 @@ async fn pull_with(
     let shown = reporter.waiting(&label);
     let client = client.shown_by(shown.handle());
     let resolving = resolve::resolve(&client, context, &config.reference, &config.platforms);
-    let resolved = tokio::select! {
+    let mut resolved = tokio::select! {
         biased;
         resolved = resolving => resolved?,
         why = workers::stopped(stop) => return Err(Error::new(Cause::Stopped(why))),
@@ -185,7 +194,15 @@ async fn pull_with(
         ));
     }
     let connector = engine.connector();
-    let fetched = fetch_missing(context, &resolved, config, executor, &connector, stop).await?;
+    let blobs = std::mem::take(&mut resolved.blobs);
+    let fetched = fetch_missing(context, blobs, config, executor, &connector, stop).await?;
+    if let Some(offered) = resolve::other_platform(context, &resolved, &config.platforms) {
+        reporter.warn(&format!(
+            "the image is for {offered}, and this machine is {}: pull it with --platform {offered} \
+             if that is what you want",
+            crate::image::Platform::host(),
+        ));
+    }
     let registered = register(context, &resolved, &name)?;
     if let Some(why) = context.store.unsyncable() {
         reporter.note(&format!(
@@ -197,26 +214,25 @@ async fn pull_with(
     let downloaded = fetched || !matches!(registered, Registered::Unchanged);
     let summary = context.summary(start);
     reporter.summary(&summary);
-    Ok(Pulled { digest: resolved.digest, downloaded, engine: choice, summary })
+    let (digest, manifest) = (resolved.digest, resolved.root.digest);
+    Ok(Pulled { digest, manifest, downloaded, engine: choice, summary })
 }
 
 /// Fetches what the store does not have; whether there was anything.
 async fn fetch_missing(
     context: &Arc<Context>,
-    resolved: &Resolved,
+    blobs: Vec<Content>,
     config: &PullConfig,
     executor: Executor,
     connector: &Connector,
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<bool, Error> {
-    let mut seen = HashSet::new();
-    let blobs: Vec<&Descriptor> =
-        resolved.blobs.iter().filter(|blob| seen.insert(blob.digest)).collect();
-    let shown = blobs.iter().map(|blob| (blob.digest.short(), blob.size));
+    let shown = blobs.iter().map(|blob| (blob.descriptor.digest.short(), blob.descriptor.size));
     let progress = context.reporter.pull(shown);
     let mut jobs = Vec::new();
-    for (&descriptor, progress) in blobs.iter().zip(progress.blobs()) {
-        let replaces = match context.store.check(descriptor).map_err(Error::new)? {
+    let mut embedded = false;
+    for (Content { descriptor, urls, data }, progress) in blobs.into_iter().zip(progress.blobs()) {
+        let replaces = match context.store.check(&descriptor).map_err(Error::new)? {
             Presence::Present => {
                 progress.exists();
                 continue;
@@ -235,11 +251,18 @@ async fn fetch_missing(
                 true
             }
         };
-        let (descriptor, progress) = (descriptor.clone(), progress.clone());
-        jobs.push(Job { descriptor, progress, replaces, slot: Mutex::default() });
+        if let Some(bytes) = data {
+            // Its document has brought it along, or it was worth to be fetched with that.
+            context.store.put(&descriptor, &bytes).map_err(Error::new)?;
+            progress.complete();
+            embedded = true;
+            continue;
+        }
+        let (progress, foreign) = (progress.clone(), Foreign::new(urls));
+        jobs.push(Job { descriptor, progress, replaces, foreign, slot: Mutex::default() });
     }
     if jobs.is_empty() {
-        return Ok(false);
+        return Ok(embedded);
     }
     let missing = jobs.iter().map(|job| &job.descriptor);
     context.store.expect_room_for(missing).map_err(Error::new)?;
@@ -282,6 +305,7 @@ impl Context {
             registry: config.reference.registry().to_owned(),
             repository: config.reference.repository().to_owned(),
             store,
+            foreign_urls: config.network.foreign_urls,
             policy: Policy::new(&config.network),
             // As long as it may wait for a receive in vain, and then for the next.
             held_silence_max: config.network.timeouts.recv.saturating_mul(2),

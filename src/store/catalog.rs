@@ -1,11 +1,11 @@
 //! Which images a store has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{Store, StoreError};
 use crate::image::manifest::config_platform;
 use crate::image::{Descriptor, Digest, Document, Manifest};
-use crate::limits::{IMAGE_CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX};
+use crate::limits::{DESCRIPTORS_MAX, IMAGE_CONFIG_SIZE_MAX, INDEX_DEPTH_MAX, MANIFEST_SIZE_MAX};
 
 /// An entry of `index.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub struct StoredImage {
     /// How many of its blobs are missing or of another size. The images of an index that are not
     /// here at all do not count.
     pub missing: usize,
+    /// Whether it leads to more than is looked into: deeper than [`INDEX_DEPTH_MAX`] indexes, or to
+    /// more than [`DESCRIPTORS_MAX`] blobs. No pull makes such an image.
+    pub beyond: bool,
 }
 
 /// What is found on the way from an entry to its blobs.
@@ -29,6 +32,9 @@ struct Found {
     platforms: Vec<String>,
     /// Size in bytes of each blob, or `None` of one that is missing.
     blobs: HashMap<Digest, Option<u64>>,
+    /// Entries of indexes that were, or are to be, looked into.
+    queued: HashSet<Digest>,
+    beyond: bool,
 }
 
 impl Store {
@@ -46,41 +52,55 @@ impl Store {
             let name = name.map(str::to_owned);
             let size = found.blobs.values().flatten().sum();
             let missing = found.blobs.values().filter(|size| size.is_none()).count();
-            let platforms = found.platforms;
-            images.push(StoredImage { name, digest: root.digest, platforms, size, missing });
+            let Found { platforms, beyond, .. } = found;
+            let digest = root.digest;
+            images.push(StoredImage { name, digest, platforms, size, missing, beyond });
         }
         Ok(images)
     }
 
+    /// Looks into `root` and all that it leads to, with the bounds that pulls have.
     fn look(&self, root: &Descriptor, found: &mut Found) -> Result<(), StoreError> {
-        // A blob that was seen already is not looked into again, so a cycle ends.
-        if found.blobs.contains_key(&root.digest) {
-            return Ok(());
-        }
-        self.count(root, found)?;
-        let Some(bytes) = self.read_if_right(&root.digest, MANIFEST_SIZE_MAX)? else {
-            found.blobs.insert(root.digest, None);
-            return Ok(());
-        };
-        match Document::parse(&bytes, Some(&root.media_type)) {
-            Ok(Document::Index(index)) => {
-                for entry in index.manifests {
-                    if self.size_of(&entry.descriptor.digest)?.is_some() {
-                        self.look(&entry.descriptor, found)?;
+        let mut wanted = VecDeque::from([(root.clone(), 0)]);
+        while let Some((document, depth)) = wanted.pop_front() {
+            // A blob that was seen already is not looked into again, so a cycle ends.
+            if found.blobs.contains_key(&document.digest) {
+                continue;
+            }
+            if depth > INDEX_DEPTH_MAX || found.blobs.len() >= DESCRIPTORS_MAX {
+                found.beyond = true;
+                return Ok(());
+            }
+            self.count(&document, found)?;
+            let Some(bytes) = self.read_if_right(&document.digest, MANIFEST_SIZE_MAX)? else {
+                found.blobs.insert(document.digest, None);
+                continue;
+            };
+            match Document::parse(&bytes, Some(&document.media_type)) {
+                Ok(Document::Index(index)) => {
+                    for entry in index.manifests {
+                        let digest = &entry.descriptor.digest;
+                        if !found.queued.contains(digest) && self.size_of(digest)?.is_some() {
+                            found.queued.insert(*digest);
+                            wanted.push_back((entry.descriptor, depth + 1));
+                        }
                     }
                 }
+                Ok(Document::Manifest(manifest)) => self.look_at_image(manifest, found)?,
+                // An artifact of another kind.
+                Err(_) => {}
             }
-            Ok(Document::Manifest(Manifest { config, layers, .. })) => {
-                let bytes = self.read_if_right(&config.digest, IMAGE_CONFIG_SIZE_MAX)?;
-                let platform = bytes.as_deref().and_then(config_platform);
-                found.platforms.extend(platform.map(|platform| platform.to_string()));
-                self.count(&config, found)?;
-                for layer in layers {
-                    self.count(&layer.descriptor, found)?;
-                }
-            }
-            // An artifact of another kind.
-            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn look_at_image(&self, manifest: Manifest, found: &mut Found) -> Result<(), StoreError> {
+        let Manifest { config, layers, .. } = manifest;
+        let bytes = self.read_if_right(&config.descriptor.digest, IMAGE_CONFIG_SIZE_MAX)?;
+        let platform = bytes.as_deref().and_then(config_platform);
+        found.platforms.extend(platform.map(|platform| platform.to_string()));
+        for content in std::iter::once(config).chain(layers) {
+            self.count(&content.descriptor, found)?;
         }
         Ok(())
     }

@@ -142,16 +142,6 @@ pub fn documents() -> Vec<Row> {
             "and 524288 in another place",
         ),
         (
-            "43 a foreign layer",
-            manifest_with(&|document: &mut Value| {
-                document["layers"][0]["mediaType"] =
-                    json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
-                document["layers"][0]["urls"] = json!(["https://169.254.169.254/layer"]);
-            }),
-            "foreign-refused",
-            "is a foreign one",
-        ),
-        (
             "79 a layer beyond any disk",
             manifest_with(&|document: &mut Value| {
                 document["layers"][0]["size"] = json!(1_u64 << 45);

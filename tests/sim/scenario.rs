@@ -169,7 +169,7 @@ impl Scenario {
     pub fn config(&self, store: &Path) -> PullConfig {
         PullConfig {
             reference: Reference::parse(&format!("{REGISTRY}/demo:latest")).unwrap(),
-            platforms: Platforms::One("linux/amd64".parse().unwrap()),
+            platforms: Platforms::Host("linux/amd64".parse().unwrap()),
             destination: Destination::Layout { path: store.to_owned(), tag: None },
             store: ringpull::store::Options { fsync: self.fsync, ..Default::default() },
             network: NetworkConfig { credentials: self.credentials(), ..self.network.clone() },

@@ -41,7 +41,7 @@ pub fn manifest(bytes: &[u8]) {
         Document::Manifest(manifest) => {
             assert!(manifest.layers.len() <= LAYERS_MAX && manifest.media_type.is_manifest());
             let layers = manifest.layers.iter().map(|layer| &layer.descriptor);
-            check_descriptors(layers.chain([&manifest.config]));
+            check_descriptors(layers.chain([&manifest.config.descriptor]));
         }
         Document::Index(index) => {
             assert!(index.manifests.len() <= INDEX_ENTRIES_MAX && index.media_type.is_index());
@@ -54,7 +54,9 @@ pub fn manifest(bytes: &[u8]) {
                         assert!(fits, "{entry:?} for {wanted}");
                     }
                     Err(_) => assert!(!index.manifests.iter().any(|entry| {
-                        entry.kind == manifest::EntryKind::Image
+                        entry.kind != manifest::EntryKind::Attestation
+                            && (entry.descriptor.media_type.is_manifest()
+                                || entry.descriptor.media_type.is_index())
                             && entry.platform.as_ref().is_some_and(|it| wanted.matches(it))
                     })),
                 }
