@@ -872,6 +872,31 @@ fn verbose_names_engine_connections_and_deadline() {
     assert!(!outcome.stderr.starts_with(&format!("{expected}asked for")), "{}", outcome.all);
 }
 
+/// Names come from any tool that writes into the layout.
+#[test]
+fn what_is_for_programs_is_json_whatever_the_names_hold() {
+    let world = World::new(Options::default());
+    world.pull(&[], &[]).expect_success();
+    let path = world.layout().path().join("index.json");
+    let name = "a\u{202e}\u{1b}[2J\u{7f}\u{9b}\u{feff}\u{e0041}\u{2028}\n\t\"\\ü";
+    let mut index: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = name.into();
+    std::fs::write(&path, index.to_string()).unwrap();
+    let listed = |flags: &[&str]| {
+        let store = world.layout();
+        let outcome = run(ringpull(&[&["images", "--store", text(store.path())], flags].concat()));
+        outcome.expect_success();
+        outcome.stdout
+    };
+    let document = listed(&["--json"]);
+    let read: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(read["images"][0]["name"], name);
+    for said in [document, listed(&[])] {
+        let unsafe_ones = ['\u{1b}', '\u{202e}', '\u{7f}', '\u{9b}', '\u{feff}', '\u{2028}'];
+        assert!(!said.contains(unsafe_ones), "{said:?}");
+    }
+}
+
 #[test]
 fn probe_speaks_to_people_and_to_programs() {
     let text = run(ringpull(&["probe"]));

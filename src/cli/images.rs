@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, existing_store, print};
+use super::{Failure, existing_store, json_lines, print};
 use crate::report::{Reporter, Style, Verbosity, format};
 use crate::store::{KeptPartial, StoredImage};
 
@@ -59,7 +59,7 @@ fn document(images: &[StoredImage], partials: &[KeptPartial]) -> Vec<String> {
         "images": images.collect::<Vec<Value>>(),
         "partials": partials.collect::<Vec<Value>>(),
     });
-    format!("{document:#}").lines().map(str::to_owned).collect()
+    json_lines(&document)
 }
 
 fn image_table(images: &[StoredImage]) -> Vec<String> {

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::error::Class;
 use crate::image::Reference;
 use crate::pull::{Signals, Stop};
-use crate::report::{Reporter, Style, Verbosity};
+use crate::report::{Reporter, Style, Verbosity, escape_json};
 use crate::store::{self, Destination, Store, StoreError};
 
 /// Pulls container images at high throughput, and never hangs.
@@ -246,6 +246,11 @@ fn existing_store(path: Option<&Path>) -> Result<Option<Store>, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         _ => Ok(Some(Store::open(&path, store::Options::default())?)),
     }
+}
+
+/// A JSON document as lines for [`print`], which leaves them as they are.
+fn json_lines(document: &serde_json::Value) -> Vec<String> {
+    escape_json(&format!("{document:#}")).lines().map(str::to_owned).collect()
 }
 
 /// The result of a command, on stdout. A reader that went away is a quiet end; a full disk is not.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, print};
+use super::{Failure, json_lines, print};
 use crate::error::Class;
 use crate::report::{Reporter, Style, Verbosity};
 use crate::transport::EngineKind;
@@ -46,7 +46,7 @@ fn document(survey: &Survey) -> Vec<String> {
         "features": features.collect::<Map<_, _>>(),
         "limits": limits.collect::<Map<_, _>>(),
     });
-    format!("{document:#}").lines().map(str::to_owned).collect()
+    json_lines(&document)
 }
 
 fn text(survey: &Survey) -> Vec<String> {

@@ -24,6 +24,24 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// The text of a JSON document with the same characters escaped, in JSON's own way (RFC 8259 section
+/// 7): it stays the document it is, and [`escape`] changes nothing of it but line breaks.
+///
+/// Outside of strings a document has none of them but line breaks, which stay.
+pub fn escape_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character == '\n' || !is_unsafe(character) {
+            escaped.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            escaped.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    escaped
+}
+
 /// Whether `character` acts on what surrounds it, or hides.
 ///
 /// Besides the control characters: the format characters (general category Cf) that occur outside
@@ -72,6 +90,16 @@ mod tests {
         check("c1 \u{9b}31m", r"c1 \u{9b}31m");
         check("\0 \u{8} \u{7f}", r"\u{0} \u{8} \u{7f}");
         check("one\r\ntwo\tthree", r"one\r\ntwo\tthree");
+    }
+
+    #[test]
+    fn json_is_escaped_in_its_own_way() {
+        let hostile = "a\u{202e}\u{7f}\u{9b}\u{feff}\u{e0041}\n\"\\";
+        let document = serde_json::json!({ "key": hostile, hostile: [hostile] });
+        let text = escape_json(&format!("{document:#}"));
+        assert!(text.lines().all(|line| escape(line) == line), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), document);
+        assert!(text.contains(r"a\u202e\u007f\u009b\ufeff\udb40\udc41\n"), "{text}");
     }
 
     #[test]

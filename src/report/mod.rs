@@ -40,7 +40,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use escape::escape;
+pub use escape::{escape, escape_json};
 pub use progress::{BlobProgress, PullProgress, Shown};
 pub use summary::{Summary, peak_memory};
 pub use waiting::{WaitedFor, Waiting, WaitingShown};

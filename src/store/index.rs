@@ -1,9 +1,14 @@
 //! What `index.json` and `oci-layout` say (OCI image-spec, `image-layout.md`). Bytes in, bytes out.
 //!
-//! The index is shared with other tools. It is kept as the JSON it is, and of that only the entries
-//! of one name are ever touched: fields and entries that ringpull does not know stay as they are
-//! and where they are.
+//! The index is shared with other tools. It is kept as the text it is, and only the entries of one
+//! name are ever touched: all else stays as it is and where it is, byte for byte, with its numbers as
+//! they were written and with keys that occur twice.
 
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::image::{Descriptor, Digest, MediaType};
@@ -34,57 +39,110 @@ pub enum Registered {
 /// A valid `index.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Index {
-    /// The document, with nothing in the place of its `manifests`.
-    document: Map<String, Value>,
-    /// Its `manifests`.
-    entries: Vec<Value>,
+    /// The text before the list of entries, with its bracket if there is no entry.
+    head: String,
+    entries: Vec<Entry>,
+    /// The text behind the last entry, from the bracket on at the latest.
+    tail: String,
+}
+
+/// One of the `manifests`.
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    /// What stands before it: a bracket or a comma, and blanks.
+    lead: String,
+    /// The text of it.
+    text: String,
+    /// What it says; null if that is more than we can read, as a number without bounds.
+    value: Value,
+}
+
+impl Entry {
+    fn new(lead: &str, value: Value) -> Entry {
+        Entry { lead: lead.to_owned(), text: value.to_string(), value }
+    }
 }
 
 impl Index {
     /// The index of a layout that has none yet.
     pub(super) fn empty() -> Index {
-        let mut document = Map::new();
-        document.insert("schemaVersion".into(), 2.into());
-        document.insert("mediaType".into(), MediaType::OCI_INDEX.into());
-        document.insert("manifests".into(), Value::Null);
-        Index { document, entries: Vec::new() }
+        let kind = MediaType::OCI_INDEX;
+        let head = format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":"#);
+        Index { head, entries: Vec::new(), tail: "[]}".to_owned() }
     }
 
     /// Parses `index.json`. The error is what is wrong with the file, as a verb.
     pub(super) fn parse(bytes: &[u8]) -> Result<Index, String> {
-        let mut document = object(bytes)?;
-        if document.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
+        let text = without_mark(bytes)?;
+        let Fields(fields) = match serde_json::from_str(text) {
+            Ok(fields) => fields,
+            Err(error) if error.is_data() => return Err("is not a JSON object".into()),
+            Err(error) => return Err(format!("is not JSON: {error}")),
+        };
+        // Of a key that occurs twice the last one counts, as in Go and in most other parsers.
+        let last = |name: &str| fields.iter().rev().find(|(key, _)| key == name);
+        let version = last("schemaVersion").and_then(|(_, raw)| value(raw).as_u64());
+        if version != Some(2) {
             return Err("is not an image index: its schemaVersion is not 2".into());
         }
-        let entries = match document.insert("manifests".into(), Value::Null) {
-            Some(Value::Array(entries)) => entries,
+        let Some((_, list)) = last("manifests") else { return Ok(Index::without_list(text)) };
+        let place = place_in(text, list.get());
+        let (before, behind) = (&text[..place.start], &text[place.end..]);
+        match list.get().as_bytes().first() {
+            Some(b'[') => Index::with_list(before, list.get(), behind),
             // Tools written in Go write an empty list as null.
-            Some(Value::Null) | None => Vec::new(),
-            Some(_) => return Err("is not an image index: its manifests are not a list".into()),
-        };
-        Ok(Index { document, entries })
+            Some(b'n') => {
+                Ok(Index { head: before.into(), entries: Vec::new(), tail: format!("[]{behind}") })
+            }
+            _ => Err("is not an image index: its manifests are not a list".into()),
+        }
+    }
+
+    fn with_list(before: &str, list: &str, behind: &str) -> Result<Index, String> {
+        let raws: Vec<&RawValue> =
+            serde_json::from_str(list).map_err(|error| format!("is not JSON: {error}"))?;
+        let (mut entries, mut end) = (Vec::new(), 0);
+        for raw in raws {
+            let place = place_in(list, raw.get());
+            let lead = list[end..place.start].to_owned();
+            entries.push(Entry { lead, text: raw.get().to_owned(), value: value(raw) });
+            end = place.end;
+        }
+        Ok(Index { head: before.to_owned(), entries, tail: format!("{}{behind}", &list[end..]) })
+    }
+
+    /// The index of an object that has no `manifests`: they come last in it.
+    fn without_list(text: &str) -> Index {
+        // A version at least is in it, so there is a brace, and a field before.
+        let (fields, rest) = text.rsplit_once('}').unwrap_or((text, ""));
+        let head = format!("{},\"manifests\":", fields.trim_end());
+        Index { head, entries: Vec::new(), tail: format!("[]}}{rest}") }
     }
 
     /// The file's new content.
-    pub(super) fn into_bytes(mut self) -> Vec<u8> {
-        // Inserting under a key that is there keeps its place.
-        self.document.insert("manifests".into(), Value::Array(self.entries));
-        Value::Object(self.document).to_string().into_bytes()
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        let mut text = self.head;
+        for Entry { lead, text: entry, .. } in &self.entries {
+            text.push_str(lead);
+            text.push_str(entry);
+        }
+        text.push_str(&self.tail);
+        text.into_bytes()
     }
 
     /// What `name` means: the first entry of that name, if it is a descriptor ringpull can read.
     pub(super) fn resolve(&self, name: &str) -> Option<Descriptor> {
-        self.entries.iter().find(|entry| is_named(entry, name)).and_then(descriptor)
+        self.entries().find(|entry| is_named(entry, name)).and_then(descriptor)
     }
 
     /// All entries, as they are.
-    pub(super) fn entries(&self) -> &[Value] {
-        &self.entries
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Value> {
+        self.entries.iter().map(|entry| &entry.value)
     }
 
     /// The name and the descriptor of each entry that ringpull can read.
     pub(super) fn images(&self) -> impl Iterator<Item = (Option<&str>, Descriptor)> {
-        self.entries.iter().filter_map(|entry| {
+        self.entries().filter_map(|entry| {
             let name = entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME));
             Some((name.and_then(Value::as_str), descriptor(entry)?))
         })
@@ -98,26 +156,31 @@ impl Index {
         root: &Descriptor,
         annotations: &[(&str, &str)],
     ) -> Registered {
-        let old = self.entries.iter().find(|entry| is_named(entry, name)).cloned();
-        let previous = old.as_ref().and_then(descriptor);
-        let mut entry = match old {
-            Some(old) if previous.as_ref() == Some(root) => old,
+        let place = self.entries.iter().position(|entry| is_named(&entry.value, name));
+        let old = place.and_then(|place| self.entries.get(place)).map(|entry| &entry.value);
+        let previous = old.and_then(descriptor);
+        let mut value = match old {
+            Some(old) if previous.as_ref() == Some(root) => old.clone(),
             _ => new_entry(name, root),
         };
-        if let Some(Value::Object(present)) = entry.get_mut("annotations") {
+        if let Some(Value::Object(present)) = value.get_mut("annotations") {
             for (key, value) in annotations.iter().filter(|(key, _)| *key != REF_NAME) {
                 present.insert((*key).into(), (*value).into());
             }
         }
 
-        let mut place = Some(entry);
-        self.entries.retain_mut(|entry| {
-            if !is_named(entry, name) {
-                return true;
-            }
-            place.take().map(|new| *entry = new).is_some()
+        match place.and_then(|place| self.entries.get_mut(place)) {
+            // As it is written, if it says that already.
+            Some(entry) if entry.value == value => {}
+            Some(entry) => *entry = Entry::new(&entry.lead, value),
+            None => self.append(value),
+        }
+        let mut index = 0;
+        self.entries.retain(|entry| {
+            let is_first = place.is_none_or(|place| index <= place);
+            index += 1;
+            is_first || !is_named(&entry.value, name)
         });
-        self.entries.extend(place);
 
         match previous {
             None => Registered::New,
@@ -125,6 +188,70 @@ impl Index {
             Some(previous) => Registered::Updated { previous: previous.digest },
         }
     }
+
+    fn append(&mut self, value: Value) {
+        let entry = match self.entries.last() {
+            // On a line of its own, if the one before is.
+            Some(last) => {
+                let blanks = last.lead.rsplit(['[', ',']).next().unwrap_or_default();
+                Entry::new(&format!(",{blanks}"), value)
+            }
+            None => {
+                // Nothing but blanks is between the brackets.
+                if let Some((_, behind)) = self.tail.split_once(']') {
+                    self.tail = format!("]{behind}");
+                }
+                Entry::new("[", value)
+            }
+        };
+        self.entries.push(entry);
+    }
+}
+
+/// The fields of a JSON object in their order, each with its text; a key may occur twice.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// What a text says; null if that is more than we can read.
+fn value(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).unwrap_or(Value::Null)
+}
+
+/// Where in `text` a part of it is, which is a part by its address.
+fn place_in(text: &str, part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start.saturating_add(part.len())
+}
+
+/// The text of a document, without the byte order mark that some editors put first. (What is written
+/// next has none: RFC 8259 section 8.1.)
+fn without_mark(bytes: &[u8]) -> Result<&str, String> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Err("is empty".into());
+    }
+    std::str::from_utf8(bytes).map_err(|error| format!("is not JSON: {error}"))
 }
 
 /// The content of `oci-layout`.
@@ -145,10 +272,7 @@ pub(super) fn check_layout_file(bytes: &[u8]) -> Result<(), String> {
 }
 
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    if bytes.is_empty() {
-        return Err("is empty".into());
-    }
-    match serde_json::from_slice(bytes) {
+    match serde_json::from_str(without_mark(bytes)?) {
         Ok(Value::Object(document)) => Ok(document),
         Ok(_) => Err("is not a JSON object".into()),
         Err(error) => Err(format!("is not JSON: {error}")),
@@ -205,7 +329,7 @@ mod tests {
         assert_eq!(index.set("a", &root("3"), &[]), Registered::Updated { previous });
         assert_eq!(index.resolve("a"), Some(root("3")));
         assert_eq!(index.resolve("b"), Some(root("2")));
-        assert_eq!(Index::parse(text(&index).as_bytes()), Ok(index));
+        assert_eq!(text(&Index::parse(text(&index).as_bytes()).unwrap()), text(&index));
     }
 
     #[test]
@@ -225,13 +349,80 @@ mod tests {
         assert_eq!(text(&index), format!("{}{changed}{}", &before[..head], &before[tail..]));
     }
 
+    /// Whatever an index has besides: numbers as others write them, keys that occur twice, blanks,
+    /// and what no parser of ours could say again.
+    #[test]
+    fn a_change_touches_no_other_byte() {
+        const OTHERS: &str = r#"{"size":1.0,"big":123456789012345678901234567890,"e":1E400,"f":-0,
+            "k":1,"k":2,"u":"\ud800\u0041\/","digest":"md5:1"}"#;
+        let mine = new_entry("a", &root("1")).to_string();
+        let new = new_entry("a", &root("2")).to_string();
+        let other = new_entry("b", &root("3")).to_string();
+        for (before, after) in [
+            (
+                format!(
+                    "{{\"x\":1.50,\"x\":[1e2],\n \"schemaVersion\" : 2,\"manifests\": [ {OTHERS},\n\t{mine} , 7e7 ] ,\"z\":0.0 }}\n"
+                ),
+                format!(
+                    "{{\"x\":1.50,\"x\":[1e2],\n \"schemaVersion\" : 2,\"manifests\": [ {OTHERS},\n\t{new} , 7e7 ] ,\"z\":0.0 }}\n"
+                ),
+            ),
+            // The last of several lists counts, and of several entries of the name one remains.
+            (
+                format!(
+                    "{{\"manifests\":[1.0],\"schemaVersion\":2,\"manifests\":[{mine},\n{OTHERS},\n{mine}\n]}}"
+                ),
+                format!(
+                    "{{\"manifests\":[1.0],\"schemaVersion\":2,\"manifests\":[{new},\n{OTHERS}\n]}}"
+                ),
+            ),
+            // A new entry stands as the one before.
+            (
+                format!("{{\"schemaVersion\":2,\"manifests\":[\n  {OTHERS} ,\n  {other}\n]}}"),
+                format!(
+                    "{{\"schemaVersion\":2,\"manifests\":[\n  {OTHERS} ,\n  {other},\n  {new}\n]}}"
+                ),
+            ),
+            (
+                "{\"schemaVersion\":2,\"n\":1.0,\"manifests\":[ ]}".to_owned(),
+                format!("{{\"schemaVersion\":2,\"n\":1.0,\"manifests\":[{new}]}}"),
+            ),
+            (
+                "{\"schemaVersion\":2,\"manifests\":null,\"n\":1.0}".to_owned(),
+                format!("{{\"schemaVersion\":2,\"manifests\":[{new}],\"n\":1.0}}"),
+            ),
+            (
+                "{\"schemaVersion\":2,\"n\":1.0 }\n".to_owned(),
+                format!("{{\"schemaVersion\":2,\"n\":1.0,\"manifests\":[{new}]}}\n"),
+            ),
+        ] {
+            let mut index = Index::parse(before.as_bytes()).unwrap();
+            index.set("a", &root("2"), &[]);
+            assert_eq!(text(&index), after);
+            let mut again = Index::parse(after.as_bytes()).unwrap();
+            assert_eq!(again.set("a", &root("2"), &[]), Registered::Unchanged);
+            assert_eq!(text(&again), after);
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_document() {
+        let mut marked = b"\xef\xbb\xbf".to_vec();
+        marked.extend_from_slice(&layout_file());
+        assert_eq!(check_layout_file(&marked), Ok(()));
+        let index = "\u{feff}{\"schemaVersion\":2,\"manifests\":[]}";
+        assert_eq!(text(&Index::parse(index.as_bytes()).unwrap()), &index[3..]);
+        assert_eq!(Index::parse("\u{feff}".as_bytes()).unwrap_err(), "is empty");
+    }
+
     #[test]
     fn several_entries_of_a_name_become_one() {
         let named = |content| new_entry("a", &root(content));
         let document = json!({"schemaVersion": 2, "manifests": [1, named("1"), 2, named("2"), 3]});
         let mut index = Index::parse(document.to_string().as_bytes()).unwrap();
         assert_eq!(index.set("a", &root("1"), &[]), Registered::Unchanged);
-        assert_eq!(index.entries, [json!(1), named("1"), json!(2), json!(3)]);
+        let entries: Vec<&Value> = index.entries().collect();
+        assert_eq!(entries, [&json!(1), &named("1"), &json!(2), &json!(3)]);
     }
 
     #[test]
@@ -251,7 +442,7 @@ mod tests {
         index.set("a", &root("1"), &annotations);
         assert_eq!(index.set("a", &root("1"), &annotations), Registered::Unchanged);
         assert_eq!(index.resolve("other"), None);
-        assert_eq!(index.entries[0]["annotations"]["com.example.k"], "v");
+        assert_eq!(index.entries[0].value["annotations"]["com.example.k"], "v");
     }
 
     #[test]
@@ -260,7 +451,7 @@ mod tests {
         for (bytes, expected) in [
             ("", "is empty"),
             ("{", "is not JSON"),
-            (deep.as_str(), "is not JSON"),
+            (deep.as_str(), "is not a JSON object"),
             ("[]", "is not a JSON object"),
             ("{}", "schemaVersion"),
             (r#"{"schemaVersion":1,"manifests":[]}"#, "schemaVersion"),
