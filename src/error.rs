@@ -37,7 +37,7 @@ pub enum Class {
     EmptyResponse,
     /// No bytes before the deadline of a receive.
     RecvTimeout,
-    /// Bytes came, but fewer than the minimum speed asks for.
+    /// Bytes came, but fewer than the minimum speed asks for, or a document was not whole in time.
     TooSlow,
     /// Nothing could be sent before the deadline of a send.
     SendTimeout,

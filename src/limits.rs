@@ -65,6 +65,23 @@ pub const TLS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default deadline of a whole response head, from the last byte of the request sent.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Default deadline of a whole document: a manifest, an index, a token. Real ones have a few KiB and
+/// come with their head; this is as long as one silence may be.
+pub const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A document gets one second more for each so many bytes received, so that 4 MiB may come over a slow
+/// line, but a peer that sends a byte now and then gains nothing.
+pub const DOCUMENT_SPEED_MIN: u64 = 16 << 10;
+
+/// How long the body of a refusal is waited for, in all: it only makes the message better. Nearly all
+/// come with their head.
+pub const EXCERPT_TIME: Duration = Duration::from_secs(2);
+
+/// How long a body that nobody needs is waited for, in all, so that its connection can be used again:
+/// what a new connection over a long line takes. The head of a redirect or a challenge said it all.
+pub const DISCARD_TIME: Duration = Duration::from_millis(100);
+const _: () = assert!(DISCARD_TIME.as_millis() < EXCERPT_TIME.as_millis());
+
 /// Default deadline for a name to be resolved.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 

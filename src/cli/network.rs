@@ -14,8 +14,8 @@ use super::{Failure, overruled};
 use crate::client::Timeouts;
 use crate::config::{NetworkConfig, read_credentials};
 use crate::limits::{
-    CONNECT_TIMEOUT, HEAD_TIMEOUT, JOBS, JOBS_MAX, MAX_WAIT, MIN_SPEED, RECV_TIMEOUT,
-    RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TLS_TIMEOUT,
+    CONNECT_TIMEOUT, DOCUMENT_TIMEOUT, HEAD_TIMEOUT, JOBS, JOBS_MAX, MAX_WAIT, MIN_SPEED,
+    RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TLS_TIMEOUT,
 };
 use crate::report::{Reporter, Style, Verbosity};
 use crate::transport::EngineKind;
@@ -92,6 +92,9 @@ pub(super) struct NetworkArgs {
     /// Longest time for a whole response head to arrive
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(HEAD_TIMEOUT), env = "RINGPULL_HEAD_TIMEOUT")]
     head_timeout: Duration,
+    /// Longest time for a whole manifest or token to arrive, and a second more for each 16 KiB of it
+    #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(DOCUMENT_TIMEOUT), env = "RINGPULL_DOCUMENT_TIMEOUT")]
+    document_timeout: Duration,
     /// Longest time for a name to be resolved
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(RESOLVE_TIMEOUT), env = "RINGPULL_RESOLVE_TIMEOUT")]
     resolve_timeout: Duration,
@@ -177,6 +180,7 @@ impl NetworkArgs {
                 connect: self.connect_timeout,
                 tls: self.tls_timeout,
                 head: self.head_timeout,
+                document: self.document_timeout,
                 recv: self.recv_timeout,
             },
             retries: self.retries,

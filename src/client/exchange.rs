@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -10,7 +10,8 @@ use super::pool::Pool;
 use super::{Error, Session, Timeouts};
 use crate::http::{self, After, Event, Exchange, Request, ResponseHead, TargetForm};
 use crate::limits::{
-    LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME, RECV_BUFFER_SIZE, REFUSAL_BODY_SIZE_MAX,
+    DISCARD_TIME, DOCUMENT_SPEED_MIN, EXCERPT_TIME, LOW_WATER_AFTER, LOW_WATER_MAX, LOW_WATER_TIME,
+    RECV_BUFFER_SIZE, REFUSAL_BODY_SIZE_MAX,
 };
 use crate::origin::Origin;
 use crate::report::format;
@@ -34,11 +35,38 @@ pub struct Body {
     connection: Option<Connection>,
     exchange: Exchange,
     pace: Pace,
+    /// How long all of it may take; absent for blobs, which have a minimum speed instead.
+    allowance: Option<Allowance>,
     /// Bytes of the connection's buffer that were handed out and are not needed any more.
     used: usize,
     session: Arc<Session>,
     pool: Pool,
     origin: Origin,
+}
+
+/// How long all of a body may take, however its bytes come.
+#[derive(Clone, Copy)]
+struct Allowance {
+    /// When the first wait for it began.
+    since: Option<Instant>,
+    /// The time that it has in any case.
+    limit: Duration,
+    /// Each so many bytes give it a second more.
+    speed_min: Option<u64>,
+}
+
+impl Allowance {
+    fn new(limit: Duration, speed_min: Option<u64>) -> Allowance {
+        Allowance { since: None, limit, speed_min }
+    }
+
+    /// The deadline of the whole body at `now`, after `received` bytes of it.
+    fn deadline(&mut self, received: u64, now: Instant) -> Deadline {
+        let since = *self.since.get_or_insert(now);
+        let more = self.speed_min.map_or(0, |speed| received / speed.max(1));
+        let limit = self.limit.saturating_add(Duration::from_secs(more));
+        Deadline::from(since, limit, Phase::Document)
+    }
 }
 
 /// How fast a body comes, and how many bytes a receive should wait for by that.
@@ -111,6 +139,7 @@ pub(super) async fn ask(
                 connection: Some(connection),
                 exchange,
                 pace: Pace::default(),
+                allowance: None,
                 used: 0,
                 session: Arc::clone(session),
                 pool: pool.clone(),
@@ -181,8 +210,18 @@ impl Body {
                 }
                 Event::NeedMore => {
                     connection.consume(used);
-                    self.pace.set_low_water(connection, self.exchange.body_remaining());
-                    let deadline = Deadline::after(self.session.timeouts.recv, Phase::Body);
+                    let now = clock::now();
+                    let mut deadline = Deadline::from(now, self.session.timeouts.recv, Phase::Body);
+                    match &mut self.allowance {
+                        Some(allowance) => {
+                            deadline = deadline.sooner(allowance.deadline(self.pace.received, now));
+                        }
+                        // A receive with a mark may last longer than its deadline: see
+                        // `Connection::receive`. A document is too short to need one.
+                        None => {
+                            self.pace.set_low_water(connection, self.exchange.body_remaining());
+                        }
+                    }
                     let most = self.pace.up_to_the_next_block();
                     if let Fill::End { clean } = connection.fill_up_to(most, deadline).await? {
                         let after = self.exchange.recv_eof(clean)?;
@@ -201,11 +240,14 @@ impl Body {
         Ok(self.connection.as_ref().and_then(|connection| connection.received().get(range)))
     }
 
-    /// All of the payload.
+    /// All of the payload of a document, within the deadline of a whole document, which grows by a
+    /// second for each [`DOCUMENT_SPEED_MIN`] bytes received.
     ///
     /// # Errors
     /// As [`next`](Body::next), and [`Error::TooLarge`] beyond `size_max` bytes.
     pub async fn collect(mut self, size_max: usize) -> Result<Vec<u8>, Error> {
+        let limit = self.session.timeouts.document;
+        self.allowance = Some(Allowance::new(limit, Some(DOCUMENT_SPEED_MIN)));
         let mut all = Vec::new();
         while let Some(bytes) = self.next().await? {
             if all.len() + bytes.len() > size_max {
@@ -216,9 +258,14 @@ impl Body {
         Ok(all)
     }
 
-    /// The beginning of the payload, at most [`REFUSAL_BODY_SIZE_MAX`] bytes, for a message. What fails
-    /// on the way only makes it shorter.
-    pub(super) async fn excerpt(mut self) -> Vec<u8> {
+    /// The beginning of the payload for a message: at most [`REFUSAL_BODY_SIZE_MAX`] bytes, and no more
+    /// than come within [`EXCERPT_TIME`]. A failure on the way only makes it shorter.
+    pub(super) async fn excerpt(self) -> Vec<u8> {
+        self.beginning(EXCERPT_TIME).await
+    }
+
+    async fn beginning(mut self, limit: Duration) -> Vec<u8> {
+        self.allowance = Some(Allowance::new(limit, None));
         let mut excerpt = Vec::new();
         while let Ok(Some(bytes)) = self.next().await {
             if excerpt.len() + bytes.len() > REFUSAL_BODY_SIZE_MAX {
@@ -229,11 +276,11 @@ impl Body {
         excerpt
     }
 
-    /// Receives a short body for nothing, so that the connection is fit for the next request. A
-    /// longer one is not worth that: its connection is closed.
+    /// Receives a short body for nothing, so that the connection is fit for the next request. One that
+    /// is longer, or not whole within [`DISCARD_TIME`], is not worth that: its connection is closed.
     pub(super) async fn discard(self) {
         if self.remaining().is_some_and(|size| size <= REFUSAL_BODY_SIZE_MAX as u64) {
-            self.excerpt().await;
+            self.beginning(DISCARD_TIME).await;
         }
     }
 

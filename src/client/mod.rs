@@ -31,7 +31,9 @@ pub use session::Session;
 
 use crate::error::Class;
 use crate::http::{HttpUrl, Request, Secret};
-use crate::limits::{CONNECT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT};
+use crate::limits::{
+    CONNECT_TIMEOUT, DOCUMENT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT,
+};
 use crate::origin::{Origin, Scheme};
 use crate::registry::address;
 use crate::registry::redirect::is_redirect;
@@ -55,6 +57,9 @@ pub struct Timeouts {
     pub head: Duration,
     /// Each receive, and each send.
     pub recv: Duration,
+    /// A whole manifest, index or answer of a token service, and a second more for each
+    /// [`DOCUMENT_SPEED_MIN`](crate::limits::DOCUMENT_SPEED_MIN) bytes of it.
+    pub document: Duration,
 }
 
 impl Default for Timeouts {
@@ -65,6 +70,7 @@ impl Default for Timeouts {
             tls: TLS_TIMEOUT,
             head: HEAD_TIMEOUT,
             recv: RECV_TIMEOUT,
+            document: DOCUMENT_TIMEOUT,
         }
     }
 }

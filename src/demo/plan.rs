@@ -154,6 +154,10 @@ impl Plan {
         let end = match then {
             Then::KeepOpen => None,
             Then::Stall => Some(Step::Hold),
+            Then::Blanks(every) => {
+                let bytes = Bytes::from(vec![b' '; 64 << 10]);
+                Some(Step::Drip { bytes, size: 1, every })
+            }
             Then::Close => Some(Step::Close),
             Then::Reset => Some(Step::Reset),
         };

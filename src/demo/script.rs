@@ -312,6 +312,8 @@ pub enum Then {
     KeepOpen,
     /// Silence.
     Stall,
+    /// 64 KiB of blanks, one each so long.
+    Blanks(Duration),
     /// FIN.
     Close,
     /// RST.

@@ -22,6 +22,8 @@ pub enum Phase {
     Head,
     /// The body is being received.
     Body,
+    /// The body of a document is not whole yet.
+    Document,
 }
 
 impl fmt::Display for Phase {
@@ -34,6 +36,7 @@ impl fmt::Display for Phase {
             Phase::Reply => "waiting for the response",
             Phase::Head => "receiving the response head",
             Phase::Body => "receiving the body",
+            Phase::Document => "receiving the whole document",
         })
     }
 }
@@ -52,7 +55,11 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline `limit` from now.
     pub fn after(limit: Duration, phase: Phase) -> Deadline {
-        let now = clock::now();
+        Deadline::from(clock::now(), limit, phase)
+    }
+
+    /// A deadline `limit` after `now`.
+    pub fn from(now: Instant, limit: Duration, phase: Phase) -> Deadline {
         // A limit too large for the clock is as good as a century.
         let at = now.checked_add(limit).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400));
         Deadline { at, phase, limit }

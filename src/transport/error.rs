@@ -84,6 +84,7 @@ fn expired(phase: Phase, limit: Duration) -> String {
     match phase {
         Phase::Body | Phase::Reply => format!("no bytes for {limit} while {phase}"),
         Phase::Head => format!("the response head was not whole within {limit}"),
+        Phase::Document => format!("the document was not whole within {limit}"),
         Phase::Resolve | Phase::Connect => format!("no answer within {limit} while {phase}"),
         Phase::Handshake => format!("the TLS handshake did not end within {limit}"),
         Phase::Send => format!("nothing could be sent for {limit} while {phase}"),
@@ -111,13 +112,14 @@ impl Error {
                 Phase::Send => Class::SendTimeout,
                 Phase::Head => Class::HeadTimeout,
                 Phase::Reply | Phase::Body => Class::RecvTimeout,
+                Phase::Document => Class::TooSlow,
             },
             Error::Io { phase, .. } => match phase {
                 Phase::Resolve => Class::ResolveTimeout,
                 Phase::Connect => Class::Connect,
                 Phase::Handshake => Class::Tls,
                 Phase::Send | Phase::Reply | Phase::Head => Class::EmptyResponse,
-                Phase::Body => Class::Truncated,
+                Phase::Body | Phase::Document => Class::Truncated,
             },
             Error::Resolve { transient: true, .. } => Class::ResolveTimeout,
             Error::Resolve { transient: false, .. } => Class::Resolve,
