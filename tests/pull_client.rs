@@ -59,7 +59,7 @@ fn the_table_holds_on_epoll() {
 }
 
 fn rows() -> Vec<Row> {
-    [redirects(), refused_redirects(), tokens()].into_iter().flatten().collect()
+    [redirects(), storage_refuses(), refused_redirects(), tokens()].into_iter().flatten().collect()
 }
 
 // --- rows ----------------------------------------------------------------------------------------
@@ -177,6 +177,35 @@ fn redirects() -> Vec<Row> {
         );
     }
     rows
+}
+
+/// What a storage refuses for good, or wants silence for: its host is named.
+fn storage_refuses() -> Vec<Row> {
+    let host = |pulled: &Pulled| {
+        let line = pulled.of(Kind::Storage).next().expect("a request to the storage");
+        line.header("host").unwrap().to_owned()
+    };
+    let later = Action::Status {
+        code: 429,
+        fields: vec![("Retry-After".to_owned(), "1".to_owned())],
+        body: Vec::new().into(),
+    };
+    vec![
+        row("a storage that refuses is named", storage(), move |pulled| {
+            let host = host(pulled);
+            let text =
+                format!("{host}, where the registry redirects to, refused access (status 403)");
+            pulled.outcome.expect_failure(4, "auth", &text);
+            assert_eq!(pulled.redirected(), 4, "once more for a range, and for the whole");
+        })
+        .fault(Rule::on(Kind::Storage).layer(0).then(Action::status(403)))
+        .fails(),
+        row("a storage that wants silence is named", storage(), move |pulled| {
+            pulled.expect(&format!("{} asks for silence: 1 s left", host(pulled)));
+            pulled.expect_each_byte_once();
+        })
+        .fault(Rule::on(Kind::Storage).layer(0).nth(1).then(later)),
+    ]
 }
 
 /// After the first redirect, which was followed, the next one may not be.

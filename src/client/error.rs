@@ -56,12 +56,13 @@ pub enum Error {
     #[error(transparent)]
     DigestHeader(#[from] DigestHeaderError),
     /// The server said no.
-    #[error("{refusal}")]
+    #[error("{}", refusal.told(redirected.then(|| origin.authority()).as_deref()))]
     Refused {
         /// What it said.
         refusal: Box<Refusal>,
-        /// Whether somebody refused to whom the registry had redirected us: such a redirect can have
-        /// expired.
+        /// Who said it.
+        origin: Origin,
+        /// Whether the registry had redirected us there.
         redirected: bool,
     },
     /// Asking the token service failed.
@@ -121,11 +122,7 @@ impl Error {
             Error::Token(error) => error.class(),
             Error::Credential(error) => error.class(),
             Error::DigestHeader(error) => error.class(),
-            Error::Refused { refusal, redirected } => match refusal.class() {
-                // Signed URLs expire; the registry makes a new one.
-                Class::Auth | Class::HttpStatus if *redirected => Class::Http5xx,
-                class => class,
-            },
+            Error::Refused { refusal, .. } => refusal.class(),
             Error::TokenService { source, .. } | Error::Login { source, .. } => source.class(),
             Error::NoCredentials { .. } => Class::Auth,
             Error::AddressRefused { .. } => Class::RealmRefused,
@@ -140,6 +137,33 @@ impl Error {
             Error::Refused { refusal, .. } => Some(refusal.status),
             Error::Login { source, .. } => source.status(),
             _ => None,
+        }
+    }
+
+    /// Who refused, if a server did: a silence that it asks for is owed to it, and to nobody else.
+    pub fn refused_by(&self) -> Option<&Origin> {
+        match self {
+            Error::Refused { origin, .. } => Some(origin),
+            Error::TokenService { source, .. } | Error::Login { source, .. } => source.refused_by(),
+            _ => None,
+        }
+    }
+
+    /// Whether the range that was asked for may be to blame, so that the whole can still be had: the
+    /// answer is not that range, or it is a refusal that does not ask for credentials, for patience
+    /// or for another attempt. Status 500 may be either.
+    pub fn refuses_range(&self) -> bool {
+        match self {
+            Error::Range(error) => error.class() == Class::Range,
+            Error::Refused { refusal, .. } => match refusal.answer {
+                Answer::RangeRefused | Answer::NotFound | Answer::Denied | Answer::Refused => true,
+                Answer::Unavailable { .. } => refusal.status == 500,
+                Answer::Ok | Answer::Redirect | Answer::Challenge | Answer::RateLimited { .. } => {
+                    false
+                }
+            },
+            Error::Login { source, .. } => source.refuses_range(),
+            _ => false,
         }
     }
 

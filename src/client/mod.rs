@@ -30,14 +30,14 @@ pub use exchange::{Answer, Body};
 pub use session::Session;
 
 use crate::error::Class;
-use crate::http::{HttpUrl, Request, Secret};
+use crate::http::{HttpUrl, Request, ResponseHead, Secret};
 use crate::limits::{
     CONNECT_TIMEOUT, DOCUMENT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT,
 };
 use crate::origin::{Origin, Scheme};
 use crate::registry::address;
 use crate::registry::redirect::is_redirect;
-use crate::registry::{self, Asked, Endpoint, Refusal, Trail, challenge};
+use crate::registry::{self, Asked, Challenge, Endpoint, Refusal, Trail, challenge};
 use crate::report::{WaitedFor, Waiting, format};
 use crate::transport::race::{self, Lost};
 use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
@@ -138,20 +138,22 @@ impl Client {
     /// See [`Error`]; a refusal of the registry is [`Error::Refused`].
     pub async fn ask(&self, question: Question<'_>) -> Result<Answer, Error> {
         if question.asked != Asked::Blob {
-            return Ok(self.ask_registry(question).await?.0);
+            return Ok(self.ask_registry(question, false).await?.0);
         }
         if question.request.requested_range().is_none() {
-            return self.ask_and_learn(question).await;
+            return self.ask_and_learn(question, false).await;
         }
         let redirects = &self.session.redirects;
         let url = question.request.url();
-        if let Some(target) = redirects.target(url, clock::now())
-            && let Some(answer) = self.ask_storage(question, &target).await?
-        {
-            return Ok(answer);
+        let mut refused = false;
+        if let Some(target) = redirects.target(url, clock::now()) {
+            if let Some(answer) = self.ask_storage(question, &target).await? {
+                return Ok(answer);
+            }
+            refused = true;
         }
         let Some(renewing) = redirects.renewing(url) else {
-            return self.ask_and_learn(question).await;
+            return self.ask_and_learn(question, false).await;
         };
         let turn = renewing.pass().await;
         if let Some(target) = redirects.target(url, clock::now()) {
@@ -160,9 +162,9 @@ impl Client {
             if let Some(answer) = self.ask_storage(question, &target).await? {
                 return Ok(answer);
             }
-            return self.ask_and_learn(question).await;
+            return self.ask_and_learn(question, true).await;
         }
-        let answer = self.ask_and_learn(question).await;
+        let answer = self.ask_and_learn(question, refused).await;
         if answer.is_err() {
             renewing.failed();
         }
@@ -240,12 +242,13 @@ impl Client {
         }
     }
 
-    /// Asks the registry for a blob, and keeps in mind where it led.
-    async fn ask_and_learn(&self, question: Question<'_>) -> Result<Answer, Error> {
+    /// Asks the registry for a blob, and keeps in mind where it led. `refused`: as in
+    /// [`ask_registry`](Client::ask_registry).
+    async fn ask_and_learn(&self, question: Question<'_>, refused: bool) -> Result<Answer, Error> {
         let redirects = &self.session.redirects;
         let url = question.request.url();
         let asked_at = clock::now();
-        match self.ask_registry(question).await {
+        match self.ask_registry(question, refused).await {
             Ok((answer, trail)) => {
                 redirects.learn(url, trail.shortcut(), asked_at);
                 Ok(answer)
@@ -259,7 +262,15 @@ impl Client {
 
     /// Asks the registry itself, logs in, follows redirects: a successful answer, and how it was
     /// come by.
-    async fn ask_registry(&self, question: Question<'_>) -> Result<(Answer, Trail), Error> {
+    ///
+    /// If the server that the registry redirects to refuses, the registry is asked once more: the
+    /// redirect may have expired, and the registry may know of another place. `refused`: that has
+    /// happened already.
+    async fn ask_registry(
+        &self,
+        question: Question<'_>,
+        mut refused: bool,
+    ) -> Result<(Answer, Trail), Error> {
         let home = question.endpoint.origin();
         let mut authorization = session::authorization(self, question).await?;
         let mut challenged = false;
@@ -275,6 +286,18 @@ impl Client {
                     answer.body.discard().await;
                     let used = authorization.take();
                     authorization = Some(session::log_in(self, question, challenge, used).await?);
+                }
+                registry::Answer::Challenge
+                | registry::Answer::NotFound
+                | registry::Answer::Denied
+                | registry::Answer::Refused
+                    if redirected && !refused && !wants_login(&answer.head) =>
+                {
+                    refused = true;
+                    let (from, status) = (&answer.origin, answer.head.status());
+                    let text = format!("{from} answers {status}: the registry is asked once more");
+                    self.session.reporter.note(&text);
+                    answer.body.discard().await;
                 }
                 _ => {
                     let error = refusal(question.asked, answer, redirected).await;
@@ -314,7 +337,7 @@ impl Client {
         allowed: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Answer, Error> {
         let origin = request.url().origin();
-        self.session.silence().await;
+        self.session.silence(&origin).await;
         if let Some(connection) = self.pool.take(&origin)
             && allowed(&connection.peer())
         {
@@ -327,7 +350,7 @@ impl Client {
         }
         let connection = self.connect(&origin, allowed).await?;
         // Somebody else may have been refused while this one connected.
-        self.session.silence().await;
+        self.session.silence(&origin).await;
         let peer = connection.peer();
         self.waiting.begin(WaitedFor::Answer(origin.authority()));
         let answer = exchange::ask(connection, request, &self.session, &self.pool).await;
@@ -418,5 +441,12 @@ async fn refusal(asked: Asked, answer: Answer, redirected: bool) -> Error {
         return transport::Error::WantsTls.into();
     }
     let refusal = Box::new(Refusal::new(asked, &head, &excerpt));
-    Error::Refused { refusal, redirected }
+    Error::Refused { refusal, origin, redirected }
+}
+
+/// Whether a server wants a user name or a token. A storage that finds a signed URL expired does not:
+/// another registry does, and it would ask again.
+fn wants_login(head: &ResponseHead) -> bool {
+    head.status() == 401
+        && matches!(challenge::read(head), Ok(Challenge::Bearer(_) | Challenge::Basic))
 }

@@ -58,8 +58,8 @@ pub struct Session {
     bytes: AtomicU64,
     /// In what kind of place each origin was reached last.
     places: Mutex<HashMap<Origin, AddressClass>>,
-    /// Until when nobody is asked anything.
-    silence: Mutex<Option<Instant>>,
+    /// Until when who is asked nothing.
+    silences: Mutex<HashMap<Origin, Instant>>,
 }
 
 /// What an authorization is good for: a repository at an origin.
@@ -108,7 +108,7 @@ impl Session {
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             places: Mutex::default(),
-            silence: Mutex::default(),
+            silences: Mutex::default(),
         })
     }
 
@@ -122,21 +122,25 @@ impl Session {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The registry asked for silence: no request is sent before `until`. Whether that is news, and
-    /// not one more answer to requests that were under way.
-    pub fn keep_silence(&self, until: Instant) -> bool {
+    /// A server asked for silence: no request is sent to its origin before `until`; others are asked
+    /// as before. Whether that is news, and not one more answer to requests that were under way.
+    pub fn keep_silence(&self, origin: &Origin, until: Instant) -> bool {
         /// Answers to requests that were sent at about the same time mean the same silence.
         const MOMENT: Duration = Duration::from_secs(1);
-        let mut silence = lock(&self.silence);
-        let before = *silence;
-        *silence = before.max(Some(until));
+        let mut silences = lock(&self.silences);
+        // Only those that last are kept, so that their number is that of the servers in use.
+        let now = clock::now();
+        let before = silences.get(origin).copied();
+        silences.retain(|_, until| now < *until);
+        silences.insert(origin.clone(), before.map_or(until, |before| before.max(until)));
         before.is_none_or(|before| until.saturating_duration_since(before) > MOMENT)
     }
 
-    /// Waits until the registry may be asked.
-    pub(super) async fn silence(&self) {
+    /// Waits until the server at `origin` may be asked.
+    pub(super) async fn silence(&self, origin: &Origin) {
         loop {
-            let until = lock(&self.silence).filter(|until| clock::now() < *until);
+            let until = lock(&self.silences).get(origin).copied();
+            let until = until.filter(|until| clock::now() < *until);
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
                 None => return,
@@ -358,6 +362,34 @@ mod tests {
             }
         });
         registry.log().iter().map(|line| line.kind).collect()
+    }
+
+    #[test]
+    fn a_silence_is_kept_towards_the_server_that_asked_for_it() {
+        let (config, reporter) =
+            (NetworkConfig::default(), Reporter::new(Verbosity::Quiet, Style::Lines));
+        let tls = TlsConfig::new(&config.tls).unwrap();
+        let reference = Reference::parse("registry.example/demo").unwrap();
+        let session = Session::new(&config, tls, &reference, &reporter).unwrap();
+        let origin = |host| Origin::new(crate::origin::Scheme::Https, host, 443).unwrap();
+        let [registry, storage] = ["registry.example", "storage.example"].map(origin);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let minute = Duration::from_secs(60);
+            assert!(session.keep_silence(&storage, clock::now() + minute));
+            let waits = async |origin: &Origin| {
+                tokio::time::timeout(minute / 2, session.silence(origin)).await.is_err()
+            };
+            assert!(!waits(&registry).await && waits(&storage).await);
+            assert!(session.keep_silence(&registry, clock::now() + 2 * minute));
+            assert!(!session.keep_silence(&registry, clock::now() + minute), "no news");
+            tokio::time::sleep(minute).await;
+            assert!(waits(&registry).await && !waits(&storage).await);
+        });
     }
 
     fn end_all(session: &Session) {

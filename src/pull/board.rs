@@ -159,7 +159,7 @@ pub(super) struct Board {
     rate: Option<u64>,
     /// That rate was measured over all connections, and single pieces tell nothing better.
     rate_is_measured: bool,
-    /// The registry asked for silence until then.
+    /// A server asked for silence until then: no connection is given up in favour of another one.
     gate: Option<Instant>,
     /// Several connections may fetch one blob.
     spread: bool,
@@ -348,10 +348,7 @@ impl Board {
         let share = (self.target + working - 1 - before) / working;
         let share = share.min(self.most.get(worker).copied().unwrap_or(0));
         let busy = self.busy.get(worker).copied().flatten();
-        if self.busy() >= self.target
-            || busy.is_none_or(|busy| busy >= share)
-            || self.silent_until(now).is_some()
-        {
+        if self.busy() >= self.target || busy.is_none_or(|busy| busy >= share) {
             return None;
         }
         let index = self.choose(now)?;
@@ -546,6 +543,20 @@ impl Board {
         verdict
     }
 
+    /// A piece's range was refused while others of its blob are under way: what is `left` is asked for
+    /// with the rest, without a range, once those have ended.
+    pub(super) fn range_refused(&mut self, worker: usize, piece: &Piece, left: Vec<Range<u64>>) {
+        self.release(worker, piece);
+        let Some(blob) = self.blobs.get_mut(piece.blob) else { return };
+        blob.in_flight -= 1;
+        blob.put_back(left, Past::default());
+    }
+
+    /// Whether a range of the blob was answered as it was asked for.
+    pub(super) fn honours_ranges(&self, blob: usize) -> bool {
+        self.blobs.get(blob).is_some_and(|blob| blob.ranges == Ranges::Honoured)
+    }
+
     /// A piece's connection is given up because others are faster; `left` is what of it was not
     /// received.
     pub(super) fn replaced(&mut self, worker: usize, piece: &Piece, left: Vec<Range<u64>>) {
@@ -559,7 +570,7 @@ impl Board {
         blob.put_back(left, Past { afresh: true, avoid: piece.peer, replaced });
     }
 
-    /// Until when the registry asks for silence.
+    /// Until when a server asks for silence.
     pub(super) fn silent_until(&self, now: Instant) -> Option<Instant> {
         self.gate.filter(|until| now < *until)
     }
@@ -986,15 +997,18 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_asks_for_silence_gets_it_from_all() {
+    fn a_server_that_asks_for_silence_holds_back_the_blob_it_refused() {
         let now = Instant::now();
         let mut board = board(&[5, 4, 3], 3);
         let piece = board.take(0, now).unwrap();
         let asked =
             Failure { retry_after: Some(Duration::from_secs(7)), ..failure(Class::RateLimited, 0) };
         board.failed(0, &piece, vec![0..5], asked, 1.0, now);
-        assert_eq!(board.take(0, now + Duration::from_secs(6)), None);
-        assert!(board.take(0, now + Duration::from_secs(7)).is_some());
+        // Others may be at another server: `client` keeps them from the one that is silent.
+        let soon = now + Duration::from_secs(6);
+        assert_eq!([(); 2].map(|()| board.take(0, soon).unwrap().blob), [1, 2]);
+        assert_eq!(board.take(0, soon), None);
+        assert_eq!(board.take(0, now + Duration::from_secs(7)).unwrap().blob, 0);
     }
 
     #[test]

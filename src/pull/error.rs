@@ -91,6 +91,9 @@ pub(super) enum Cause {
     /// The whole blob came instead of a range in the middle of it.
     #[error("the registry sent the whole blob instead of the range asked for")]
     RangeIgnored,
+    /// The range was refused, while other ranges of the blob are under way.
+    #[error("the range was refused")]
+    RangeRefused,
     /// A range came although the whole blob was asked for.
     #[error("the registry sent a part of the blob instead of the whole")]
     RangeUnasked,
@@ -200,7 +203,7 @@ impl Error {
             Cause::TooSlow(_) => Class::TooSlow,
             Cause::Digest { .. } => Class::Digest,
             Cause::Size { .. } => Class::Size,
-            Cause::RangeIgnored | Cause::RangeUnasked => Class::Range,
+            Cause::RangeIgnored | Cause::RangeUnasked | Cause::RangeRefused => Class::Range,
             Cause::Foreign { .. } | Cause::ForeignUnusable => Class::ForeignRefused,
             Cause::ForeignFailed { source, .. } => source.class(),
             Cause::OtherPlatform { .. } => Class::NoPlatform,
@@ -237,6 +240,14 @@ impl Error {
             Cause::Client(error) | Cause::ForeignFailed { source: error, .. } => {
                 error.retry_after()
             }
+            _ => None,
+        }
+    }
+
+    /// Who refused, if a server did.
+    pub(super) fn refused_by(&self) -> Option<&Origin> {
+        match &self.0.cause {
+            Cause::Client(error) | Cause::ForeignFailed { source: error, .. } => error.refused_by(),
             _ => None,
         }
     }

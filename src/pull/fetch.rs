@@ -22,8 +22,9 @@ use super::tuner::Tuner;
 use super::{Context, Job};
 use crate::client::{self, Answer, Client, Question};
 use crate::error::{Class, Retry};
-use crate::http::{self, ByteRange};
+use crate::http::{self, ByteRange, RangeError};
 use crate::limits::{FOLLOW_SIZE_MIN, HASH_BEHIND_MAX, WRITER_PATIENCE, WRITER_PAUSE};
+use crate::origin::Origin;
 use crate::registry::{Asked, request};
 use crate::report::{WaitedFor, format};
 use crate::store::{BlobWriter, Blocks, StoreError, Stream, Written};
@@ -240,6 +241,10 @@ pub(super) async fn piece(
             replaced(fetch, worker, job, &piece, slow, left);
             false
         }
+        Err((Cause::RangeRefused, left)) => {
+            fetch.board().range_refused(worker, &piece, left);
+            false
+        }
         Err((cause, left)) => {
             failed(fetch, worker, job, &piece, cause, left)?;
             false
@@ -270,25 +275,39 @@ async fn attempt(
     job.progress.downloading();
     let Context { endpoint, repository, .. } = &*fetch.context;
     let url = endpoint.blob_url(repository, &job.descriptor.digest).map_err(client::Error::from)?;
-    let asked = (piece.form == Form::Range).then_some(range);
-    let request = request::blob(url, asked);
-    let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
+    let mut asked = (piece.form == Form::Range).then_some(range);
+    let size = job.descriptor.size;
     let client = client.shown_by(job.progress.waiting_for());
-    let answer = match piece.past.afresh {
-        true => {
-            let client = client.afresh(piece.past.avoid);
-            job.foreign.ask(&client, &fetch.context, question).await?
+    let answer = loop {
+        let request = request::blob(url.clone(), asked);
+        let question = Question { endpoint, repository, asked: Asked::Blob, request: &request };
+        let answer = match piece.past.afresh {
+            true => {
+                let client = client.afresh(piece.past.avoid);
+                job.foreign.ask(&client, &fetch.context, question).await
+            }
+            false => job.foreign.ask(&client, &fetch.context, question).await,
+        };
+        let judged = answer.and_then(|answer| Ok(judged(answer, asked, size)?));
+        match (judged, asked) {
+            (Ok(answer), _) => break answer,
+            (Err(cause), Some(_)) if may_have_the_whole(fetch, piece, &cause) => {
+                let note = format!("{cause}: the whole is asked for");
+                fetch.context.reporter.note(&note);
+                // Ranges are an offer, not a promise: without one, in the same attempt.
+                match fetch.board().widen_to_the_whole(piece) {
+                    true => asked = None,
+                    false => return Err(Cause::RangeRefused),
+                }
+            }
+            (Err(cause), _) => return Err(cause),
         }
-        false => job.foreign.ask(&client, &fetch.context, question).await?,
     };
     client.waiting().begin(WaitedFor::Bytes(answer.origin.authority()));
     piece.peer = Some(answer.peer.ip());
     fetch.board().flows(piece);
-    answer.head.check_content_encoding().map_err(client::Error::from)?;
-    let size = job.descriptor.size;
     let sent = match (asked, answer.head.status()) {
-        (Some(range), 206) => {
-            range.check(&answer.head, size).map_err(client::Error::from)?;
+        (Some(_), 206) => {
             fetch.board().ranges_are_honoured(piece.blob);
             fetch.tell();
             piece.range.clone()
@@ -321,6 +340,28 @@ async fn attempt(
             outcome
         }
     }
+}
+
+/// The answer to a request for a range of a blob of `size` bytes, or for the whole, if its head says
+/// nothing that is wrong.
+fn judged(answer: Answer, asked: Option<ByteRange>, size: u64) -> Result<Answer, client::Error> {
+    if let (Some(range), 206) = (asked, answer.head.status()) {
+        // A range of an encoding is no range of the blob.
+        answer.head.check_content_encoding().map_err(RangeError::Field)?;
+        range.check(&answer.head, size)?;
+    }
+    answer.head.check_content_encoding()?;
+    Ok(answer)
+}
+
+/// Whether the whole of a blob may be had where a range was answered so. A status that may pass, as
+/// 500, is no reason to give up ranges that worked before.
+fn may_have_the_whole(fetch: &Fetch, piece: &Piece, cause: &Cause) -> bool {
+    let (Cause::Client(error) | Cause::ForeignFailed { source: error, .. }) = cause else {
+        return false;
+    };
+    let may_pass = error.class().retry() == Retry::Again;
+    error.refuses_range() && !(may_pass && fetch.board().honours_ranges(piece.blob))
 }
 
 /// Receives a body that holds the bytes `sent` of the blob, and writes those that are `wanted`, as
@@ -420,7 +461,6 @@ fn failed(
     let verdict = board.failed(worker, piece, left, failure, fastrand::f64(), now);
     let (attempt, _) = board.attempt(piece.blob);
     let idle = !board.is_underway(piece.blob);
-    let silence = board.silent_until(now);
     // A connection that ended after it brought something was no objection to how many there are.
     let objects = match class {
         Class::RateLimited | Class::Http5xx | Class::Connect => true,
@@ -436,8 +476,12 @@ fn failed(
     if matches!(class, Class::RecvTimeout | Class::TooSlow) {
         context.stalls.fetch_add(1, Ordering::Relaxed);
     }
-    if let Some(until) = silence {
-        context.keep_silence(until, now);
+    if let Verdict::Again { pause } = verdict
+        && error.retry_after().is_some()
+        && let Some(origin) = error.refused_by()
+        && let Some(until) = now.checked_add(pause)
+    {
+        context.keep_silence(origin, until, now);
         job.progress.silent(until);
     }
     go_on(context, job, error, verdict, idle.then_some((attempt, allowed)))
@@ -603,11 +647,20 @@ impl Context {
         }
     }
 
-    /// The registry asked not to be asked anything before `until`: whoever is about to waits.
-    pub(super) fn keep_silence(&self, until: Instant, now: Instant) {
-        if self.session.keep_silence(until) {
+    /// The server at `origin` asked not to be asked anything before `until`: whoever is about to waits.
+    pub(super) fn keep_silence(&self, origin: &Origin, until: Instant, now: Instant) {
+        if self.session.keep_silence(origin, until) {
             let left = format::countdown(until.saturating_duration_since(now));
-            self.reporter.status(&format!("{} asks for silence: {left} left", self.registry));
+            let who = self.name_of(origin);
+            self.reporter.status(&format!("{who} asks for silence: {left} left"));
+        }
+    }
+
+    /// What a user calls a server: the registry as in the reference, any other by its address.
+    pub(super) fn name_of(&self, origin: &Origin) -> String {
+        match *origin == self.endpoint.origin() {
+            true => self.registry.clone(),
+            false => origin.authority(),
         }
     }
 }

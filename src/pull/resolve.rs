@@ -346,12 +346,12 @@ async fn fetch<T>(
                 context.retried(&error, pause);
                 let now = clock::now();
                 let until = now.checked_add(pause).unwrap_or(now);
-                if retry_after.is_some() {
-                    context.keep_silence(until, now);
+                let silent = error.refused_by().filter(|_| retry_after.is_some());
+                if let Some(origin) = silent {
+                    context.keep_silence(origin, until, now);
                 }
-                let registry = context.registry.clone();
-                client.waiting().begin(match retry_after {
-                    Some(_) => WaitedFor::Silence { registry, until },
+                client.waiting().begin(match silent {
+                    Some(origin) => WaitedFor::Silence { registry: context.name_of(origin), until },
                     None => WaitedFor::Pause(until),
                 });
                 tokio::time::sleep_until(until.into()).await;

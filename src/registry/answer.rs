@@ -189,6 +189,53 @@ impl Refusal {
         }
     }
 
+    /// The refusal in words. `elsewhere` is who refused, if the registry redirected us there.
+    pub fn told(&self, elsewhere: Option<&str>) -> String {
+        let registry = match elsewhere {
+            None => "the registry".to_owned(),
+            Some(host) => format!("{host}, where the registry redirects to,"),
+        };
+        let server = if elsewhere.is_some() { registry.as_str() } else { "the server" };
+        let meaning = match self.answer {
+            Answer::NotFound => match self.asked {
+                Asked::Ping => "there is no registry (no /v2/) at this address".to_owned(),
+                Asked::Manifest => format!("{registry} has no such manifest"),
+                Asked::Blob | Asked::Token => format!("{registry} has no such blob"),
+            },
+            Answer::Challenge if elsewhere.is_some() => {
+                format!("{registry} asks for credentials of its own, and gets none")
+            }
+            Answer::Denied if self.asked == Asked::Token => {
+                "the token service refused access".to_owned()
+            }
+            Answer::Challenge | Answer::Denied => format!("{registry} refused access"),
+            Answer::RateLimited { .. } if elsewhere.is_some() => {
+                format!("{registry} got too many requests")
+            }
+            Answer::RateLimited { .. } => "too many requests".to_owned(),
+            Answer::Unavailable { .. } => format!("{server} cannot answer now"),
+            Answer::RangeRefused => format!("{registry} refused the range asked for"),
+            Answer::Refused if self.class() == Class::RealmRefused => {
+                "the token service redirects, which is not followed with credentials at stake"
+                    .into()
+            }
+            Answer::Ok | Answer::Redirect | Answer::Refused => {
+                format!("{server} did not do as asked")
+            }
+        };
+        let mut told = format!("{meaning} (status {})", self.status);
+        if let Answer::RateLimited { retry_after: Some(when) }
+        | Answer::Unavailable { retry_after: Some(when) } = self.answer
+        {
+            told.push_str(&format!(", to be asked again {when}"));
+        }
+        if !self.text.is_empty() {
+            told.push_str(": ");
+            told.push_str(&self.text);
+        }
+        told
+    }
+
     /// What kind of failure this is, for whoever cannot do better.
     pub fn class(&self) -> Class {
         match self.answer {
@@ -209,30 +256,7 @@ impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let status = self.status;
-        let meaning = match self.answer {
-            Answer::NotFound => match self.asked {
-                Asked::Ping => "there is no registry (no /v2/) at this address",
-                Asked::Manifest => "the registry has no such manifest",
-                Asked::Blob | Asked::Token => "the registry has no such blob",
-            },
-            Answer::Denied if self.asked == Asked::Token => "the token service refused access",
-            Answer::Challenge | Answer::Denied => "the registry refused access",
-            Answer::RateLimited { .. } => "too many requests",
-            Answer::Unavailable { .. } => "the server cannot answer now",
-            Answer::RangeRefused => "the registry refused the range asked for",
-            Answer::Refused if self.class() == Class::RealmRefused => {
-                "the token service redirects, which is not followed with credentials at stake"
-            }
-            Answer::Ok | Answer::Redirect | Answer::Refused => "the server did not do as asked",
-        };
-        write!(f, "{meaning} (status {status})")?;
-        if let Answer::RateLimited { retry_after: Some(when) }
-        | Answer::Unavailable { retry_after: Some(when) } = self.answer
-        {
-            write!(f, ", to be asked again {when}")?;
-        }
-        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
+        f.write_str(&self.told(None))
     }
 }
 

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringpull::demo::{
     Action, Auth, Bearer, Blob, BlobRedirect, Credentials, Door, Format, Image, Index, Kind,
-    Options, Platform, Registry, Rule, Script, ScriptedPeer, Step,
+    Options, Platform, Registry, Rule, Script, ScriptedPeer, Step, Which,
 };
 use ringpull::image::MediaType;
 use serde_json::{Value, json};
 
 use crate::harness::Disk::{Blobs, Nothing};
 use crate::harness::{
-    Certificate, IMAGE, LAYER_SIZE, Row, Scene, Tls, faults, layer, manifest, row, row_of, tls_row,
+    Certificate, IMAGE, LAYER_SIZE, Row, Scene, Tls, faults, for_blob, layer, manifest, row,
+    row_of, tls_row,
 };
 use crate::support::ringpull::write_authfile;
 use crate::support::tools::text;
@@ -461,7 +462,61 @@ pub fn redirects() -> Vec<Row> {
             faults: Rule::on(Kind::Storage).layer(0).then(Action::status(403)).into(),
             ..Options::default()
         })
-        .fails(5, "http-5xx", "(status 403)", Blobs),
+        .fails(4, "auth", "(status 403)", Blobs)
+        .starts(&[0, 0]),
+    ]);
+    rows
+}
+
+/// Those to whom the registry redirects refuse.
+pub fn storages() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (code, exit, class) in [
+        (400, 6, "http-status"),
+        (401, 4, "auth"),
+        (403, 4, "auth"),
+        (404, 3, "not-found"),
+        (410, 6, "http-status"),
+        (451, 6, "http-status"),
+    ] {
+        rows.push(
+            row(format!("88 {code} by the storage"), move || Options {
+                redirect_blobs: Some(BlobRedirect::Storage),
+                faults: Rule::on(Kind::Storage).layer(0).then(Action::status(code)).into(),
+                ..Options::default()
+            })
+            .flags(&["--retries", "4"])
+            .fails(exit, class, ", where the registry redirects to, ", Blobs)
+            .says(&format!("(status {code})"))
+            // Once more, and no more than that.
+            .starts(&[0, 0]),
+        );
+    }
+    let another = || {
+        let auth = Some(Auth::Bearer(Bearer::default()));
+        let other = Registry::start(Options { auth, ..Options::default() }).unwrap();
+        other.add("demo", "latest", &IMAGE);
+        other
+    };
+    const OF_ITS_OWN: &str = "redirects to, asks for credentials of its own, and gets none";
+    rows.extend([
+        row_of("88 a manifest at a registry with a token service of its own", move || {
+            let other = another();
+            let away = format!("{}/v2/demo/manifests/latest", other.origin());
+            let faults = Rule::on(Kind::Manifest).then(Action::redirect(&away)).into();
+            Scene::serving(Options { faults, ..Options::default() }, &IMAGE).keep(other)
+        })
+        .flags(&["--retries", "4"])
+        .fails(4, "auth", OF_ITS_OWN, Nothing)
+        .asked(Kind::Manifest, 1),
+        row_of("88 layers at a registry with a token service of its own", move || {
+            let other = another();
+            let redirect_blobs = Some(BlobRedirect::To(other.origin().to_owned()));
+            Scene::serving(Options { redirect_blobs, ..Options::default() }, &IMAGE).keep(other)
+        })
+        .flags(&["--retries", "4"])
+        .fails(4, "auth", OF_ITS_OWN, Blobs)
+        .starts(&[0]),
     ]);
     rows
 }
@@ -511,7 +566,7 @@ pub fn refusals() -> Vec<Row> {
         fields: fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         body: body.to_owned().into(),
     };
-    let later = |when: &str| status(429, &[("Retry-After", when)], "");
+    let later = move |when: &str| status(429, &[("Retry-After", when)], "");
     let dated = |time: &str| {
         let when = format!("Sun, 06 Nov 1994 {time} GMT");
         status(429, &[("Retry-After", &when), ("Date", "Sun, 06 Nov 1994 08:49:37 GMT")], "")
@@ -549,6 +604,29 @@ pub fn refusals() -> Vec<Row> {
         )
         .asked(Kind::Manifest, 2)
         .log(|log| assert!(log[1].at - log[0].at >= Duration::from_secs(1), "too soon")),
+        row_of("54 429 by a storage does not silence the registry", move || {
+            let storage = Registry::start(Options {
+                faults: Rule::on(Kind::Blob).first(1).then(later("2")).into(),
+                ..Options::default()
+            })
+            .unwrap();
+            storage.add("demo", "latest", &IMAGE);
+            let layer = &IMAGE.layers[0].digest;
+            let away = format!("{}/v2/demo/blobs/{layer}", storage.origin());
+            let faults = Script::from([
+                Rule::on(Kind::Blob).layer(0).then(Action::redirect(&away)),
+                Rule::on(Kind::Blob).which(Which::Config).first(1).then(Action::status(503)),
+            ]);
+            Scene::serving(Options { faults, ..Options::default() }, &IMAGE).keep(storage)
+        })
+        .flags(&["--jobs", "3", "--connections", "3"])
+        .log(|log| {
+            let times = |blob: &Blob| for_blob(log, blob).map(|line| line.at).collect::<Vec<_>>();
+            let (layer, config) = (times(&IMAGE.layers[0]), times(&IMAGE.config));
+            assert_eq!((layer.len(), config.len()), (2, 2));
+            assert!(layer[1] - layer[0] >= Duration::from_secs(2), "asked for again too soon");
+            assert!(config[1] < layer[1], "the registry was silenced, too");
+        }),
         row("54 429 for a day, by the registry's clock", manifest(dated("23:49:37")))
             .fails(5, "rate-limited", "and at most 60 s are waited for", Nothing)
             .asked(Kind::Manifest, 1),

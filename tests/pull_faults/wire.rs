@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringpull::demo::{
-    Action, Asked, Blob, Image, Kind, Options, RequestLine, Rule, Script, ScriptedPeer, Step, Then,
-    Turn, Which, blackhole,
+    Action, Asked, Auth, Bearer, Blob, BlobRedirect, Format, Image, Kind, Options, Platform,
+    RequestLine, Rule, Script, ScriptedPeer, Step, Then, Turn, Which, blackhole,
 };
 
 use crate::harness::Disk::{Blobs, Nothing};
@@ -16,6 +16,7 @@ use crate::harness::{
     row, row_of, tls_row,
 };
 use crate::support;
+use crate::support::process::slack;
 
 // --- getting there -------------------------------------------------------------------------------
 
@@ -127,6 +128,158 @@ pub fn silence() -> Vec<Row> {
             .flags(&["--retries", "0", "--recv-timeout", "2s"])
             .asked(Kind::Blob, 3),
     );
+    rows
+}
+
+// --- what drips ---------------------------------------------------------------------------------
+
+/// Nothing of this is silent for as long as a receive may be.
+pub fn trickles() -> Vec<Row> {
+    const TICK: Duration = Duration::from_millis(50);
+    let drip = || Action::Drip { bytes: 1, every: TICK };
+    let blanks = |head: &str| Action::raw(head.to_owned(), Then::Blanks(TICK));
+    let answer = |fields: &str| blanks(&format!("HTTP/1.1 {fields}\r\n\r\n"));
+    const NOT_WHOLE: &str = "the document was not whole within 1 s";
+    const MANIFEST: &str = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+    let bearer = |rules: Script| Options {
+        auth: Some(Auth::Bearer(Bearer::default())),
+        faults: rules,
+        ..Options::default()
+    };
+    let mut rows = Vec::new();
+    for (what, action) in [
+        ("a manifest", drip()),
+        (
+            "a manifest behind blanks",
+            answer(&format!("200 \r\n{MANIFEST}\r\nContent-Length: 60000")),
+        ),
+        (
+            "the extension of a chunk of a manifest",
+            blanks(&format!(
+                "HTTP/1.1 200 \r\n{MANIFEST}\r\nTransfer-Encoding: chunked\r\n\r\n400;x="
+            )),
+        ),
+        (
+            "the trailer of a manifest",
+            blanks(&format!(
+                "HTTP/1.1 200 \r\n{MANIFEST}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n0\r\nX: "
+            )),
+        ),
+    ] {
+        rows.push(
+            row(format!("81 {what} drips"), manifest(action))
+                .flags(&["--retries", "0", "--document-timeout", "1s"])
+                .fails(5, "too-slow", NOT_WHOLE, Nothing)
+                .after(1_000),
+        );
+    }
+    // The text is waited for a moment, and the status is what counts.
+    for (code, exit, class) in [
+        (401, 4, "auth"),
+        (403, 4, "auth"),
+        (404, 3, "not-found"),
+        (416, 6, "http-status"),
+        (429, 5, "rate-limited"),
+        (503, 5, "http-5xx"),
+    ] {
+        let challenge = if code == 401 { "WWW-Authenticate: Negotiate\r\n" } else { "" };
+        let action = answer(&format!("{code} \r\n{challenge}Content-Length: 60000"));
+        let row = row(format!("81 the body of a {code} drips"), manifest(action))
+            .flags(&["--retries", "0"]);
+        rows.push(match code {
+            401 => {
+                row.fails(exit, class, "only Bearer and Basic are supported", Nothing).after(100)
+            }
+            _ => row.fails(exit, class, &format!("(status {code})"), Nothing).after(2_000),
+        });
+    }
+    rows.extend([
+        row("81 a manifest drips, twice", manifest(drip()))
+            .flags(&["--document-timeout", "500ms"])
+            .fails(5, "too-slow", "not whole within 500 ms, attempt 2 of 2", Nothing)
+            .asked(Kind::Manifest, 2),
+        row("81 a manifest drips, once", {
+            faults([Rule::on(Kind::Manifest).first(1).then(drip())])
+        })
+        .flags(&["--document-timeout", "500ms"])
+        .asked(Kind::Manifest, 2),
+        row("81 a token drips", move || bearer(Rule::on(Kind::Token).then(drip()).into()))
+            .flags(&["--retries", "0", "--document-timeout", "1s"])
+            .fails(5, "too-slow", "the token service http://127.0.0.1:", Nothing)
+            .says(NOT_WHOLE),
+        row("81 the refusal of a token drips", move || {
+            let refusal =
+                Action::raw("HTTP/1.1 403 \r\nContent-Length: 60000\r\n\r\n", Then::Blanks(TICK));
+            bearer(Rule::on(Kind::Token).then(refusal).into())
+        })
+        .fails(4, "auth", "the token service refused access (status 403)", Nothing),
+        // 40 KB: longer than the deadline, at a speed that is borne.
+        row_of("81 a slow manifest is borne", || {
+            let layers = (0..200).map(|nth| Bytes::from(format!("{nth}"))).collect();
+            let image = Image::of_layers(Format::Oci, Platform::LINUX_AMD64, layers);
+            let slow = Action::Drip { bytes: 4 << 10, every: Duration::from_millis(150) };
+            let faults = Rule::on(Kind::Manifest).then(slow).into();
+            Scene::serving(Options { faults, ..Options::default() }, &image)
+        })
+        .flags(&["--retries", "0", "--document-timeout", "500ms"])
+        .asked(Kind::Manifest, 1),
+    ]);
+    rows.extend(needless_bodies());
+    rows
+}
+
+/// Bodies of answers whose heads have said all.
+fn needless_bodies() -> Vec<Row> {
+    let announced = |fields: &str, then| {
+        Action::raw(format!("HTTP/1.1 {fields}\r\nContent-Length: 1000\r\n\r\n"), then)
+    };
+    // The second request came soon after the first, over another connection.
+    let went_on = |log: &[RequestLine], kind: Kind| {
+        let first = log.iter().position(|line| line.fault != Action::None).unwrap();
+        let next = log[first..].iter().find(|line| line.kind == kind && line.fault == Action::None);
+        let (first, next) = (&log[first], next.unwrap());
+        let took = next.at - first.at;
+        assert!(took < Duration::from_millis(100) + slack(), "went on after {took:?}");
+        assert_ne!(first.connection, next.connection, "its connection is closed");
+    };
+    let mut rows = Vec::new();
+    for (what, then) in
+        [("never comes", Then::Stall), ("drips", Then::Blanks(Duration::from_millis(50)))]
+    {
+        let target = format!("/v2/demo/blobs/{}?again", IMAGE.layers[0].digest);
+        let redirect = announced(&format!("307 \r\nLocation: {target}"), then);
+        rows.push(
+            row(format!("82 the body of a redirect {what}"), layer_once(redirect))
+                .flags(&["--retries", "0"])
+                .log(move |log| went_on(log, Kind::Blob)),
+        );
+        rows.push(
+            row_of(format!("82 the body of a 401 {what}"), move || {
+                let auth = Some(Auth::Bearer(Bearer::default()));
+                let scene = Scene::serving(Options { auth, ..Options::default() }, &IMAGE);
+                let registry = scene.registry.as_ref().unwrap();
+                let realm = format!("Bearer realm=\"{}/token\"", registry.origin());
+                let challenge = announced(&format!("401 \r\nWWW-Authenticate: {realm}"), then);
+                registry.set_faults(Rule::on(Kind::Challenge).first(1).then(challenge).into());
+                scene
+            })
+            .flags(&["--retries", "0"])
+            .log(move |log| went_on(log, Kind::Token)),
+        );
+        rows.push(
+            row(format!("82 the body of an expired URL's refusal {what}"), move || Options {
+                redirect_blobs: Some(BlobRedirect::Storage),
+                faults: Rule::on(Kind::Storage)
+                    .layer(0)
+                    .first(1)
+                    .then(announced("403 ", then))
+                    .into(),
+                ..Options::default()
+            })
+            .flags(&["--retries", "0"])
+            .log(move |log| went_on(log, Kind::Blob)),
+        );
+    }
     rows
 }
 
@@ -583,7 +736,7 @@ pub fn ranges() -> Vec<Row> {
         .flags(&["--retries", "4"])
         // Lies are met by asking for the whole, which here is cut each time.
         .fails(5, "truncated", "attempt 5 of 5", Blobs)
-        .starts(&[0, CUT, 0, 0, 0]),
+        .starts(&[0, CUT, 0, 0, 0, 0]),
         rest("32 another size of the whole, once", shifted(0, 0, 1)).starts(&[0, CUT, 0]),
         row(
             "32 another size of the whole",
@@ -625,6 +778,67 @@ pub fn ranges() -> Vec<Row> {
         .fails(7, "digest", "its bytes have the digest sha256:", Blobs)
         .starts(&[0, CUT, 0, CUT]),
     ]
+}
+
+/// Any other answer to a range: the whole is asked for, once, in the same attempt.
+pub fn refused_ranges() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for code in [400, 403, 404, 405, 406, 410, 416, 500, 501] {
+        rows.push(
+            rest(&format!("87 {code} to the request for the rest"), Action::status(code))
+                .starts(&[0, CUT, 0])
+                .says(" 1 retry"),
+        );
+        rows.push(several(
+            &format!("87 {code} each time"),
+            Rule::on(Kind::Blob).asked(Asked::Part).then(Action::status(code)),
+        ));
+    }
+    for coding in ["gzip", "br"] {
+        rows.push(
+            rest(&format!("87 a rest in {coding}"), Action::content_encoding(coding))
+                .starts(&[0, CUT, 0])
+                .says(" 1 retry"),
+        );
+    }
+    let encoded = Action::content_encoding("gzip");
+    rows.push(several(
+        "87 each range in gzip",
+        Rule::on(Kind::Blob).asked(Asked::Part).then(encoded.clone()),
+    ));
+    rows.push(one_range("87 400 to one range", Turn::First(1), Action::status(400)));
+    // It may pass, and ranges worked before.
+    rows.push(one_range("87 500 to one range", Turn::First(1), Action::status(500)).log(|log| {
+        let whole = log.iter().filter(|line| line.target.contains("blobs"));
+        assert_eq!(whole.filter(|line| line.range.is_none()).count(), 1, "the config");
+    }));
+    // Not even the whole is to be had.
+    rows.push(
+        row(
+            "87 403 to the rest, and to the whole",
+            faults([
+                Rule::on(Kind::Blob).layer(0).first(1).then(Action::CloseAfter(CUT)),
+                Rule::on(Kind::Blob).layer(0).then(Action::status(403)),
+            ]),
+        )
+        .flags(&["--retries", "4"])
+        .fails(4, "auth", "the registry refused access (status 403)", Blobs)
+        .starts(&[0, CUT, 0]),
+    );
+    rows.push(
+        row("87 a storage that refuses ranges", || Options {
+            redirect_blobs: Some(BlobRedirect::Storage),
+            faults: Script::from([
+                Rule::on(Kind::Storage).layer(0).asked(Asked::Part).then(Action::status(403)),
+                Rule::on(Kind::Storage).layer(0).first(1).then(Action::CloseAfter(CUT)),
+            ]),
+            ..Options::default()
+        })
+        // The registry is asked once more for the rest, and then for the whole.
+        .starts(&[0, CUT, 0])
+        .says(" 1 retry"),
+    );
+    rows
 }
 
 // --- ranges, several at once ---------------------------------------------------------------------
