@@ -167,6 +167,8 @@ pub(super) struct Board {
     watch: Watch,
     /// Pieces taken so far.
     taken: u64,
+    /// A failure was final: nothing more is begun.
+    over: bool,
 }
 
 impl Board {
@@ -207,6 +209,7 @@ impl Board {
             spread: true,
             watch: Watch::default(),
             taken: 0,
+            over: false,
         }
     }
 
@@ -348,7 +351,7 @@ impl Board {
         let share = (self.target + working - 1 - before) / working;
         let share = share.min(self.most.get(worker).copied().unwrap_or(0));
         let busy = self.busy.get(worker).copied().flatten();
-        if self.busy() >= self.target || busy.is_none_or(|busy| busy >= share) {
+        if self.over || self.busy() >= self.target || busy.is_none_or(|busy| busy >= share) {
             return None;
         }
         let index = self.choose(now)?;
@@ -534,6 +537,7 @@ impl Board {
             }
             false => blob.attempts.beside(failure, jitter),
         };
+        self.over |= verdict == Verdict::GiveUp;
         if let Verdict::Again { pause } = verdict {
             blob.not_before = blob.not_before.max(now.checked_add(pause));
             if failure.retry_after.is_some() {
@@ -922,6 +926,15 @@ mod tests {
             now += Duration::from_secs(1);
             pieces.extend(std::iter::from_fn(|| board.take(0, now)));
         }
+    }
+
+    #[test]
+    fn after_a_final_failure_nothing_is_begun() {
+        let now = Instant::now();
+        let mut board = board(&[5, 4, 3], 2);
+        let piece = board.take(0, now).unwrap();
+        let verdict = board.failed(0, &piece, vec![0..5], failure(Class::NotFound, 0), 1.0, now);
+        assert_eq!((verdict, board.take(0, now)), (Verdict::GiveUp, None));
     }
 
     #[test]
