@@ -131,6 +131,7 @@ fn the_list_of_faults_is_true() {
             include_str!("pull_replace.rs"),
             include_str!("pull_faults/names.rs"),
             include_str!("pull_client.rs"),
+            include_str!("sim.rs"),
             include_str!("store.rs"),
             include_str!("masks.rs"),
             include_str!("../src/transport/engine/uring/self_test/mod.rs"),

@@ -16,6 +16,8 @@ mod peers;
 mod run;
 #[path = "sim/scenario.rs"]
 mod scenario;
+#[path = "sim/trickle.rs"]
+mod trickle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -69,6 +71,33 @@ fn seeds_that_once_failed_do_not_again() {
             panic!("seed {seed} ({why}): {problem}");
         }
     }
+}
+
+/// Places from `RINGPULL_SIM_TRICKLES=FIRST..END`, or a few that take some seconds.
+#[test]
+fn any_answer_may_trickle_anywhere() {
+    let range = std::env::var("RINGPULL_SIM_TRICKLES").unwrap_or_else(|_| "0..150".into());
+    let (first, end) = range.split_once("..").expect("FIRST..END");
+    let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
+    assert!(first < end, "no places");
+    let watch = Watch::start();
+    let mut all = trickle::Trickles::default();
+    let mut broken = 0;
+    for number in first..end {
+        watch.begin(number);
+        match trickle::run(number, end == first + 1) {
+            Ok(place) => all.add(place),
+            Err(problem) => {
+                println!("place {number}: {problem}\n  again: scripts/sim --trickle {number}");
+                broken += 1;
+            }
+        }
+        if broken >= 20 {
+            break;
+        }
+    }
+    println!("{all}");
+    assert_eq!(broken, 0, "places where a pull goes on for too long");
 }
 
 /// The seed in `RINGPULL_SIM_SEED`, with a line for everything that happens.

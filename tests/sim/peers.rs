@@ -9,21 +9,30 @@ use ringpull::transport::engine::sim::{Network, Peer};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 
+/// What becomes of the steps of an answer.
+pub type Change = Rc<dyn Fn(Vec<Step>) -> Vec<Step>>;
+
 /// Serves all doors of a registry, for as long as the runtime lives.
 pub fn serve(network: &Network, registry: &Rc<Registry>) {
+    serve_changed(network, registry, Rc::new(|steps| steps));
+}
+
+/// The same, with each answer changed.
+pub fn serve_changed(network: &Network, registry: &Rc<Registry>, change: Change) {
     for (nth, door) in [Door::Registry, Door::Storage, Door::Token].into_iter().enumerate() {
         let address = registry.address();
         let address = SocketAddr::new(address.ip(), address.port() + nth as u16);
         let listener = network.listen(address);
         let (network, registry) = (network.clone(), Rc::clone(registry));
+        let change = Rc::clone(&change);
         spawn_local(async move {
             loop {
                 let peer = listener.accept().await;
                 let conversation = registry.converse(door);
-                let network = network.clone();
+                let (network, change) = (network.clone(), Rc::clone(&change));
                 spawn_local(async move {
                     let number = peer.number();
-                    let ended = converse(&network, peer, conversation).await;
+                    let ended = converse(&network, peer, conversation, &change).await;
                     network.trace(|| format!("#{number} peer ends: {ended:?}"));
                 });
             }
@@ -35,10 +44,12 @@ async fn converse(
     network: &Network,
     peer: Peer,
     mut conversation: Conversation,
+    change: &Change,
 ) -> io::Result<&'static str> {
     let mut buffer = [0; 4096];
     loop {
         while let Some(steps) = conversation.answer() {
+            let steps = change(steps);
             let number = peer.number();
             network.trace(|| format!("#{number} peer answers: {}", shown(&steps)));
             for step in steps {

@@ -146,7 +146,7 @@ fn run_through(seed: u64, shown: bool) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-fn temporary_directory() -> TempDir {
+pub fn temporary_directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
         true => tempfile::tempdir_in(memory).unwrap(),
@@ -305,7 +305,7 @@ impl Stage<'_> {
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         ended = work => Some(ended),
@@ -324,7 +324,7 @@ fn check_pulled(pulled: &Pulled, image: &Image) -> Result<(), String> {
 }
 
 /// Every blob hashes to its name; the index is not there, as it was, or names the image.
-fn check_layout(store: &Path, image: &Image, old: Option<&Image>) -> Result<(), String> {
+pub fn check_layout(store: &Path, image: &Image, old: Option<&Image>) -> Result<(), String> {
     let blobs = store.join("blobs/sha256");
     for name in names(&blobs) {
         let bytes = fs::read(blobs.join(&name)).unwrap();

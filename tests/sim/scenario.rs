@@ -318,6 +318,7 @@ fn network(random: &mut Rng) -> NetworkConfig {
         connect: seconds(random),
         head: seconds(random),
         recv: seconds(random),
+        document: seconds(random),
         ..Timeouts::default()
     };
     NetworkConfig {
@@ -481,8 +482,8 @@ fn fault(random: &mut Rng, timeouts: &Timeouts) -> Planned {
             &[Size, Range, Digest, DigestHeader, Manifest],
         ),
         29 => (Action::status(404), Final, &[NotFound, HttpStatus]),
-        30 => (Action::status(403), Final, &[Auth, HttpStatus, Http5xx]),
-        31 => (Action::status(401), Final, &[Auth, HttpStatus, Http5xx]),
+        30 => (Action::status(403), Final, &[Auth]),
+        31 => (Action::status(401), Final, &[Auth]),
         32 => (Action::content_encoding("gzip"), Final, &[Encoding]),
         _ => (Action::redirect("/v2/"), Final, &[Redirect, NotFound, HttpStatus, Size, Manifest]),
     };
