@@ -402,7 +402,8 @@ impl Client {
     /// A connection to the first of `addresses` that accepts one ([`race`]). Those that are known to be
     /// slow or dead are tried last.
     async fn open(&self, addresses: &mut [SocketAddr]) -> Result<Connection, transport::Error> {
-        let Session { timeouts, addresses: known, buffer_size, race_places, .. } = &*self.session;
+        let Session { timeouts, addresses: known, buffer_size, race_places, reporter, .. } =
+            &*self.session;
         known.sort(addresses);
         if known.are_unreachable(addresses, clock::now())
             && let Some(&address) = addresses.last()
@@ -417,7 +418,10 @@ impl Client {
                 known.failed(address, silent, clock::now());
             }
             // The next connection begins with the one that answered.
-            Lost::Overtaken => known.distrust(address, clock::now()),
+            Lost::Overtaken => {
+                reporter.note(&format!("{address} did not answer, and another address did"));
+                known.distrust(address, clock::now());
+            }
         };
         let (socket, peer) =
             race::connect(&self.connector, addresses, timeouts.connect, race_places, learn).await?;

@@ -10,7 +10,7 @@ use ringpull::demo::{
 };
 use rustix::process::Signal;
 
-use crate::harness::{Destination, Disk, IMAGE, Scene, in_environment};
+use crate::harness::{Certificate, Destination, Disk, IMAGE, Scene, Tls, in_environment};
 use crate::support::layout::Layout;
 use crate::support::process::{Outcome, Running, SOON, ringpull_under, run, slack};
 use crate::support::ringpull::engines;
@@ -18,6 +18,34 @@ use crate::support::server::eventually;
 use crate::support::tools::{text, tool_or_skip};
 
 const MIB: u64 = 1 << 20;
+
+// --- 57: certificates of the system ----------------------------------------------------------------
+
+#[test]
+fn a_certificate_named_by_ssl_cert_file_is_trusted_itself() {
+    for engine in engines() {
+        let tls = Tls::new(Certificate { alone: true, ..Certificate::GOOD });
+        let file = tls.ca_file.clone();
+        let mut scene = tls.scene(Options::default());
+        scene.flags.clear();
+        let pull = |named: bool| {
+            let out = Destination::new();
+            let destination = out.reference();
+            let https = "--plain-http=false";
+            let arguments = ["pull", "--engine", engine, https, &scene.reference, &destination];
+            let mut command = in_environment(&arguments);
+            if named {
+                command.env("SSL_CERT_FILE", &file);
+            }
+            (run(command), out)
+        };
+        let (outcome, out) = pull(true);
+        outcome.expect_success();
+        out.expect(Disk::Image, &IMAGE);
+        let (outcome, _out) = pull(false);
+        outcome.expect_failure(9, "tls-trust", "a self-signed one (--ca-file FILE trusts it)");
+    }
+}
 
 // --- 10: silence, to the moment ------------------------------------------------------------------
 

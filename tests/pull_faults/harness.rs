@@ -449,11 +449,13 @@ pub struct Certificate {
     pub years: (i32, i32),
     /// A client certificate is required.
     pub wants_one: bool,
+    /// It is an authority by itself (CA:TRUE), and so the one that has to be named.
+    pub alone: bool,
 }
 
 impl Certificate {
     pub const GOOD: Certificate =
-        Certificate { name: "127.0.0.1", years: (2020, 4096), wants_one: false };
+        Certificate { name: "127.0.0.1", years: (2020, 4096), wants_one: false, alone: false };
 }
 
 impl Tls {
@@ -470,11 +472,18 @@ impl Tls {
         let (from, to) = certificate.years;
         parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let signed = parameters.signed_by(&key, &issuer).unwrap();
+        let signed = match certificate.alone {
+            true => {
+                parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+                parameters.self_signed(&key).unwrap()
+            }
+            false => parameters.signed_by(&key, &issuer).unwrap(),
+        };
+        let named = if certificate.alone { &signed } else { &authority_certificate };
 
         let directory = TempDir::new().unwrap();
         let ca_file = directory.path().join("ca.pem");
-        std::fs::write(&ca_file, authority_certificate.pem()).unwrap();
+        std::fs::write(&ca_file, named.pem()).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let builder = ServerConfig::builder();
         let builder = match certificate.wants_one {

@@ -320,6 +320,9 @@ fn a_broken_ipv6_costs_a_moment() {
         println!("{engine}: a broken IPv6: {:?}", outcome.took);
         assert!(outcome.stderr.contains(&format!("at {address}")), "{}", outcome.all);
         assert!(!outcome.stderr.contains(&format!("at {hole}")), "{}", outcome.all);
+        let note = format!("{hole} did not answer, and another address did");
+        // Told once: all later connections begin with the one that answered.
+        assert_eq!(outcome.stderr.matches(&note).count(), 1, "{}", outcome.all);
     }
 }
 

@@ -731,6 +731,7 @@ pub fn trust() -> Vec<Row> {
     let expired = Certificate { years: (2019, 2020), ..Certificate::GOOD };
     let future = Certificate { years: (4000, 4096), ..Certificate::GOOD };
     let other = Certificate { name: "registry.test", ..Certificate::GOOD };
+    let alone = Certificate { alone: true, ..Certificate::GOOD };
     let raw = |steps: Vec<Step>| {
         move || {
             let peer = ScriptedPeer::start(vec![steps.clone()]).unwrap();
@@ -740,6 +741,7 @@ pub fn trust() -> Vec<Row> {
     let send = |bytes: &'static [u8]| vec![Step::Receive(1), Step::Send(Bytes::from_static(bytes))];
     vec![
         row_of("57 all is well", certified(Certificate::GOOD)),
+        row_of("57 a certificate that is its own authority, and named itself", certified(alone)),
         row_of("57 an expired certificate", certified(expired))
             .fails(9, "tls-trust", "the certificate is not trusted: it has expired", Nothing)
             .asked(Kind::Any, 0),
