@@ -184,8 +184,9 @@ impl Ring {
         });
     }
 
-    /// Ends the connects that were given up and go on: one that was queued only when its socket was
-    /// shut down began afterwards, as if nothing had happened.
+    /// Ends the connects that were given up and go on. One that was only queued when its socket was
+    /// shut down begins afterwards; Linux 6.18 then ends it by itself, but shutdown(2) promises
+    /// nothing of that: it answers `ENOTCONN`.
     fn end_abandoned(&self) {
         self.abandoned.borrow_mut().retain(|file| {
             let file = file.upgrade();
