@@ -103,8 +103,10 @@ pub const RESPONSE_FIELD_COUNT_MAX: usize = 256;
 /// Most interim responses (1xx) accepted before the final one. An honest server sends one or two.
 pub const INTERIM_COUNT_MAX: usize = 16;
 
-/// Most bytes of chunk extensions accepted over a whole body. They mean nothing to ringpull, but a
-/// chunk of one byte could carry any number of them (CVE-2024-22019, CVE-2023-39326).
+/// Most bytes of chunk extensions accepted beyond the bytes of payload, in bytes. They mean nothing
+/// to ringpull, but a chunk of one byte could carry any number of them (CVE-2024-22019,
+/// CVE-2023-39326). Each byte of payload pays for one byte of extensions, and never saves up more
+/// than this, so a server may sign each chunk of a large body (80 bytes for 8 KiB or more).
 pub const CHUNK_EXTENSION_SIZE_MAX: usize = 16 << 10;
 
 /// Longest trailer section accepted after a chunked body, in bytes. It is read and thrown away.
@@ -202,6 +204,13 @@ pub const REFUSAL_BODY_SIZE_MAX: usize = 64 << 10;
 
 /// How much of what a registry says in a refusal is shown, in characters after escaping.
 pub const REFUSAL_TEXT_LENGTH_MAX: usize = 1 << 10;
+
+/// Longest `Warning` of a registry that is shown, in characters. Real ones are a sentence or two; the
+/// specification allows 4096 bytes for all of an answer's.
+pub const WARNING_LENGTH_MAX: usize = 512;
+
+/// Most different warnings of a registry that are shown, so that none can flood a log.
+pub const WARNINGS_MAX: usize = 8;
 
 // --- store ---------------------------------------------------------------------------------------
 

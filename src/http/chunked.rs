@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::header::{SectionScanner, is_control};
+use super::header::{SectionScanner, is_dangerous};
 use super::{Error, Part};
 use crate::limits::{CHUNK_EXTENSION_SIZE_MAX, TRAILER_SIZE_MAX};
 
@@ -11,13 +11,14 @@ use crate::limits::{CHUNK_EXTENSION_SIZE_MAX, TRAILER_SIZE_MAX};
 /// ```text
 ///       ┌────────────────────────── DataLf ←── DataCr ←─┐
 ///       ↓                                               │
-///  ─→ Size ─→ (BeforeExtension ─→ Extension) ─→ SizeLf ─┴→ Data
+///  ─→ Size ─→ (Blank ─→ Extension) ─→ SizeLf ───────────┴→ Data
 ///                                                  │ size 0
 ///                                                  └→ Trailer ─→ (end)
 /// ```
 pub(super) struct Chunks {
     place: Place,
-    /// How many more bytes of extensions the body may have.
+    /// How many more bytes of extensions may come before more payload does: at most
+    /// [`CHUNK_EXTENSION_SIZE_MAX`].
     extension_room: usize,
 }
 
@@ -36,8 +37,8 @@ pub(super) enum ChunkEvent {
 enum Place {
     /// In a chunk size, of which so many digits make `size`.
     Size { size: u64, digits: usize },
-    /// In white space before an extension.
-    BeforeExtension { size: u64 },
+    /// In white space after a chunk size. An extension or the end of the line follows.
+    Blank { size: u64 },
     /// In an extension.
     Extension { size: u64 },
     /// After the CR of a size line.
@@ -77,6 +78,9 @@ impl Chunks {
                     let available = input.len() - used;
                     let size = usize::try_from(*remaining).map_or(available, |r| r.min(available));
                     *remaining -= size as u64;
+                    // Payload pays for extensions: servers that sign each chunk may send any number.
+                    let room = self.extension_room.saturating_add(size);
+                    self.extension_room = room.min(CHUNK_EXTENSION_SIZE_MAX);
                     if *remaining == 0 {
                         self.place = Place::DataCr;
                     }
@@ -105,26 +109,28 @@ impl Chunks {
                 }
                 Place::Size { size: size << 4 | hex_value(byte), digits: digits + 1 }
             }
-            (&Place::Size { size, digits: 1.. } | &Place::Extension { size }, b'\r') => {
-                Place::SizeLf { size }
-            }
-            (Place::Size { digits: 1.., .. } | Place::Extension { .. }, b'\n') => {
-                return Err(Error::LineEnd { part });
-            }
+            // Some servers fill the size up with blanks to a fixed width.
             (
-                &Place::Size { size, digits: 1.. } | &Place::BeforeExtension { size },
-                b' ' | b'\t' | b';',
-            ) => {
+                &Place::Size { size, digits: 1.. }
+                | &Place::Blank { size }
+                | &Place::Extension { size },
+                b'\r',
+            ) => Place::SizeLf { size },
+            (
+                Place::Size { digits: 1.., .. } | Place::Blank { .. } | Place::Extension { .. },
+                b'\n',
+            ) => return Err(Error::LineEnd { part }),
+            (&Place::Size { size, digits: 1.. } | &Place::Blank { size }, b' ' | b'\t' | b';') => {
                 self.count_extension_byte()?;
                 match byte {
                     b';' => Place::Extension { size },
-                    _ => Place::BeforeExtension { size },
+                    _ => Place::Blank { size },
                 }
             }
-            (Place::Size { .. } | Place::BeforeExtension { .. }, _) => {
+            (Place::Size { .. } | Place::Blank { .. }, _) => {
                 return Err(Error::ChunkSize { byte });
             }
-            (Place::Extension { .. }, _) if is_control(byte) => {
+            (Place::Extension { .. }, _) if is_dangerous(byte) => {
                 return Err(Error::Control { part, byte });
             }
             (&Place::Extension { size }, _) => {

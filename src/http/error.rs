@@ -45,7 +45,7 @@ pub enum Error {
         /// Where.
         part: Part,
     },
-    /// A control character.
+    /// NUL in a text, or any control character but tab where a name must be.
     #[error("the {part} contains the control character {byte:#04x}")]
     Control {
         /// Where.
@@ -132,8 +132,11 @@ pub enum Error {
     /// More than [`INTERIM_COUNT_MAX`].
     #[error("more than {INTERIM_COUNT_MAX} interim responses (1xx)")]
     InterimCount,
-    /// More than [`CHUNK_EXTENSION_SIZE_MAX`].
-    #[error("the chunk extensions are larger than {} KiB", CHUNK_EXTENSION_SIZE_MAX >> 10)]
+    /// More than [`CHUNK_EXTENSION_SIZE_MAX`] beyond what the payload allows.
+    #[error(
+        "the chunk extensions are more than {} KiB larger than the payload between them",
+        CHUNK_EXTENSION_SIZE_MAX >> 10
+    )]
     ChunkExtensionSize,
     /// More than [`TRAILER_SIZE_MAX`].
     #[error("the trailer section is larger than {} KiB", TRAILER_SIZE_MAX >> 10)]
@@ -154,7 +157,7 @@ pub enum Error {
         /// The value, escaped and shortened.
         value: String,
     },
-    /// A `Content-Encoding` although only `identity` was asked for.
+    /// A `Content-Encoding` that changes the bytes, although only `identity` was asked for.
     #[error("the body has Content-Encoding `{value}`, but only identity was asked for")]
     ContentEncoding {
         /// The coding, escaped and shortened.

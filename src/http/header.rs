@@ -14,12 +14,28 @@ pub(super) fn is_field_value(value: &[u8]) -> bool {
         && value.iter().all(|&byte| byte.is_ascii_graphic() || byte == b' ' || byte == b'\t')
 }
 
+/// `text` without the spaces and tabs around it. `trim_ascii` would drop form feeds too, and so make
+/// a number of what is none.
+pub(super) fn trim_blanks(text: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let Some(start) = text.iter().position(|byte| !is_blank(byte)) else { return &[] };
+    let end = text.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    text.get(start..end).unwrap_or_default()
+}
+
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether a byte may stand in no line at all: a control character other than tab. CR and LF are
-/// asked about before.
+/// Whether a byte may stand in no text at all: NUL. CR and LF are asked about before.
+///
+/// RFC 9110 section 5.5 makes these three dangerous and lets all other control characters pass
+/// where they steer nothing: in a field's value, a reason phrase, a chunk extension.
+pub(super) fn is_dangerous(byte: u8) -> bool {
+    byte == 0
+}
+
+/// Whether a byte is a control character other than tab.
 pub(super) fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
@@ -109,10 +125,9 @@ impl SectionScanner {
             (Place::TextEnd | Place::SectionEnd, _) | (_, b'\r' | b'\n') => {
                 return Err(Error::LineEnd { part });
             }
-            (_, control) if is_control(control) => {
-                return Err(Error::Control { part, byte: control });
-            }
+            (Place::Text, byte) if is_dangerous(byte) => return Err(Error::Control { part, byte }),
             (Place::Text, _) => Place::Text,
+            (_, byte) if is_control(byte) => return Err(Error::Control { part, byte }),
             (Place::LineStart, b' ' | b'\t') => return Err(Error::Folded { part }),
             (Place::Name, b':') => Place::Text,
             (Place::LineStart | Place::Name, _) if is_token_byte(byte) => Place::Name,

@@ -1,9 +1,10 @@
 //! The head of a response: status and fields (RFC 9112 sections 2 to 5).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::error::shown;
-use super::header::SectionScanner;
+use super::header::{SectionScanner, is_control, trim_blanks};
 use super::{Error, framing};
 use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_HEAD_SIZE_MAX};
 
@@ -51,9 +52,10 @@ impl ResponseHead {
 
     /// Splits `bytes`, in which a [`SectionScanner`] has found a whole head and nothing after it.
     pub(super) fn split(bytes: &[u8]) -> Result<ResponseHead, Error> {
+        let text = without_controls(bytes);
         let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELD_COUNT_MAX];
         let mut response = httparse::Response::new(&mut fields);
-        match response.parse(bytes) {
+        match response.parse(&text) {
             Ok(httparse::Status::Complete(size)) if size == bytes.len() => {}
             // httparse disagrees with the scanner on where the head ends.
             Ok(_) => return Err(Error::Head(httparse::Error::NewLine)),
@@ -71,7 +73,7 @@ impl ResponseHead {
         }
         let fields = response.headers.iter().map(|field| Field {
             name: field.name.to_ascii_lowercase(),
-            value: field.value.to_vec(),
+            value: as_sent(field.value, &text, bytes).to_vec(),
         });
         Ok(ResponseHead { status, version, fields: fields.collect() })
     }
@@ -120,9 +122,7 @@ impl ResponseHead {
     /// The elements of a comma-separated list (RFC 9110 section 5.6.1), which may be spread over
     /// several fields; empty ones included. Knows no quoted strings.
     pub fn list<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.values(name)
-            .flat_map(|value| value.split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii)
+        self.values(name).flat_map(|value| value.split(|&byte| byte == b',')).map(trim_blanks)
     }
 
     /// All fields in order: name in lower case, and value.
@@ -135,17 +135,56 @@ impl ResponseHead {
         framing::content_length(self)
     }
 
-    /// Fails if the body is compressed or otherwise encoded. Requests ask for `identity`; a server
-    /// that encodes nevertheless would make the bytes differ from their digest, and decoding them
-    /// would be an invitation to bombs.
+    /// Fails if the body is compressed, or otherwise not the content itself. Requests ask for
+    /// `identity`; decoding would be an invitation to bombs.
+    ///
+    /// Only codings that are known to change the bytes fail. Object stores repeat whatever an upload
+    /// said of itself (`aws-chunked`, `utf-8`), and then send the plain content: size and digest
+    /// decide about that.
     pub fn check_content_encoding(&self) -> Result<(), Error> {
-        // An empty element means nothing (RFC 9110 section 5.6.1.2); object stores send them.
-        let mut codings = self.list("content-encoding").filter(|coding| !coding.is_empty());
-        match codings.find(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
+        let changes = |coding: &&[u8]| {
+            CHANGING_CODINGS.iter().any(|known| coding.eq_ignore_ascii_case(known.as_bytes()))
+        };
+        match self.list("content-encoding").find(changes) {
             Some(coding) => Err(Error::ContentEncoding { value: shown(coding) }),
             None => Ok(()),
         }
     }
+}
+
+/// Content codings that change the bytes: IANA's "HTTP Content Coding Registry" without `identity`,
+/// and the `x-` names of RFC 9110 section 8.4.1.
+const CHANGING_CODINGS: [&str; 12] = [
+    "aes128gcm",
+    "br",
+    "compress",
+    "dcb",
+    "dcz",
+    "deflate",
+    "exi",
+    "gzip",
+    "pack200-gzip",
+    "x-compress",
+    "x-gzip",
+    "zstd",
+];
+
+/// A copy of `head` in which a byte beyond ASCII stands for each control character that the scanner
+/// let pass: httparse takes the one in values and reason phrases, and nowhere else.
+fn without_controls(head: &[u8]) -> Cow<'_, [u8]> {
+    let is_passed = |byte: u8| is_control(byte) && byte != b'\r' && byte != b'\n';
+    if !head.iter().any(|&byte| is_passed(byte)) {
+        return Cow::Borrowed(head);
+    }
+    let replaced = head.iter().map(|&byte| if is_passed(byte) { 0x80 } else { byte });
+    Cow::Owned(replaced.collect())
+}
+
+/// The bytes of `sent` at the place where `value` is in `text`, a copy of equal length.
+fn as_sent<'a>(value: &'a [u8], text: &[u8], sent: &'a [u8]) -> &'a [u8] {
+    let start = value.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+    let end = start.wrapping_add(value.len());
+    sent.get(start..end).unwrap_or(value)
 }
 
 impl fmt::Debug for ResponseHead {

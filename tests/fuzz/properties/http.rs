@@ -49,7 +49,8 @@ fn check_head(head: &ResponseHead) {
     for (name, value) in head.fields() {
         assert!(!name.is_empty() && !name.bytes().any(|byte| byte.is_ascii_uppercase()));
         assert!(!value.iter().any(|byte| b"\r\n\0".contains(byte)), "{value:?}");
-        assert_eq!(value, value.trim_ascii());
+        let blank = |byte: Option<&u8>| byte.is_some_and(|byte| b" \t".contains(byte));
+        assert!(!blank(value.first()) && !blank(value.last()), "{value:?}");
         written.extend([name.as_bytes(), b":", value, b"\r\n"].concat());
     }
     written.extend(b"\r\n");
@@ -93,7 +94,7 @@ pub fn chunked(bytes: &[u8]) {
 }
 
 /// The payload of a chunked body, and the size of it all, if it is whole and follows RFC 9112
-/// section 7.1 to the letter, with the line ends that we insist on.
+/// section 7.1, with the line ends that we insist on. Blanks may follow a size.
 fn plainly(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let all = bytes.len();
     let mut payload = Vec::new();
@@ -126,14 +127,15 @@ fn plainly(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     }
 }
 
-/// The line that `bytes` begin with, which has no control character but tabs, and what follows.
+/// The line that `bytes` begin with, which has no NUL, and what follows.
 fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|&byte| byte.is_ascii_control() && byte != b'\t')?;
+    let end = bytes.iter().position(|byte| b"\0\r\n".contains(byte))?;
     Some((&bytes[..end], bytes[end..].strip_prefix(b"\r\n")?))
 }
 
 fn is_extension(bytes: &[u8]) -> bool {
-    bytes.is_empty() || bytes.trim_ascii_start().starts_with(b";")
+    let blanks = bytes.iter().take_while(|byte| b" \t".contains(byte)).count();
+    bytes[blanks..].is_empty() || bytes[blanks..].starts_with(b";")
 }
 
 fn is_token(byte: u8) -> bool {
@@ -344,8 +346,8 @@ fn check_quoting(bytes: &[u8]) {
     }
     let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
     let field = format!("Basic realm=\"x\", BEARER scope=\"a, b\" , realm=\"{quoted}\"");
-    let read = challenge::parse([field.as_str()]).unwrap();
-    let Some(Challenge::Bearer(bearer)) = read.get(1) else { panic!("{read:?} of {field}") };
+    let read = challenge::parse([field.as_str()]);
+    let Some(Ok(Challenge::Bearer(bearer))) = read.get(1) else { panic!("{read:?} of {field}") };
     assert_eq!((bearer.realm.as_str(), bearer.scope.as_deref()), (text, Some("a, b")));
 }
 
