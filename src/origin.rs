@@ -110,10 +110,7 @@ impl Origin {
     pub fn is_loopback(&self) -> bool {
         match self.ip() {
             Some(address) => address.to_canonical().is_loopback(),
-            None => {
-                let name = self.host.strip_suffix('.').unwrap_or(&self.host);
-                name == "localhost" || name.ends_with(".localhost")
-            }
+            None => is_localhost(&self.host),
         }
     }
 
@@ -139,6 +136,14 @@ impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Origin({self})")
     }
+}
+
+/// Whether `host` is `localhost` or a name below it, in lower case. Such names are this machine,
+/// whatever a resolver says (RFC 6761 section 6.3): plain http is spoken to them, so no password may
+/// go where a resolver leads.
+pub fn is_localhost(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// The one spelling of a host that all its spellings are compared by.

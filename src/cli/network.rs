@@ -17,6 +17,7 @@ use crate::limits::{
     CONNECT_TIMEOUT, DOCUMENT_TIMEOUT, HEAD_TIMEOUT, JOBS, JOBS_MAX, MAX_WAIT, MIN_SPEED,
     RECV_TIMEOUT, RESOLVE_TIMEOUT, RETRIES, RETRIES_MAX, TLS_TIMEOUT,
 };
+use crate::origin::{Origin, Scheme};
 use crate::report::{Reporter, Style, Verbosity};
 use crate::transport::EngineKind;
 use crate::transport::probe::EngineWish;
@@ -126,7 +127,7 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean, env = "RINGPULL_PLAIN_HTTP")]
     plain_http: Option<bool>,
     /// Do not verify the certificate of this host; may be repeated
-    #[arg(long, value_name = "HOST", value_delimiter = ',', env = "RINGPULL_INSECURE")]
+    #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = host, env = "RINGPULL_INSECURE")]
     insecure: Vec<String>,
     /// Trust the certificate authorities in this PEM file, too; may be repeated
     #[arg(long, value_name = "FILE", value_delimiter = ',', env = "RINGPULL_CA_FILE")]
@@ -134,8 +135,9 @@ pub(super) struct NetworkArgs {
     /// Take credentials from this file instead of docker's config.json and containers' auth.json
     #[arg(long, value_name = "FILE", env = "RINGPULL_AUTHFILE")]
     authfile: Option<PathBuf>,
-    /// Send the registry's credentials to the token service at this host, too; may be repeated
-    #[arg(long, value_name = "HOST", value_delimiter = ',', env = "RINGPULL_TRUST_TOKEN_SERVICE")]
+    /// Send the registry's credentials to the token service at this host, too, and let it be in a
+    /// private network or on this machine; may be repeated
+    #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = host, env = "RINGPULL_TRUST_TOKEN_SERVICE")]
     trust_token_service: Vec<String>,
     /// Fetch a layer that the registry does not have from the https URLs that the image names for it,
     /// without credentials
@@ -161,8 +163,7 @@ impl NetworkArgs {
     }
 
     pub(super) fn config(self, reporter: &Reporter) -> Result<NetworkConfig, Failure> {
-        let insecure_hosts = self.insecure.iter().map(|host| bare_host(host)).collect::<Vec<_>>();
-        for host in &insecure_hosts {
+        for host in &self.insecure {
             reporter.warn(&format!(
                 "the certificate of {host} is not verified (--insecure): anyone on the way can read \
                  credentials sent to it, and answer in its name"
@@ -191,7 +192,7 @@ impl NetworkArgs {
             limit_rate: self.limit_rate.0,
             min_speed: self.min_speed.0,
             plain_http: self.plain_http,
-            tls: TlsOptions { ca_files: self.ca_file, insecure_hosts },
+            tls: TlsOptions { ca_files: self.ca_file, insecure_hosts: self.insecure },
             ca_files_mean_https: self.ca_file_is_typed,
             credentials,
             foreign_urls: self.allow_foreign_urls,
@@ -201,17 +202,33 @@ impl NetworkArgs {
     }
 }
 
-/// The host of `HOST[:PORT]`, lower case, without the brackets of an IPv6 address.
-fn bare_host(text: &str) -> String {
-    let host = match text.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next().unwrap_or(bracketed),
-        None => match text.rsplit_once(':') {
-            // Two colons or more make an IPv6 address without brackets.
-            Some((host, port)) if !host.contains(':') && port.parse::<u16>().is_ok() => host,
-            _ => text,
-        },
+/// The host of `[SCHEME://]HOST[:PORT][/…]`, in its one spelling ([`Origin::host`]). It is meant at
+/// any port: scheme, port and path are what people copy along with it.
+fn host(text: &str) -> Result<String, String> {
+    let form = "write a host, such as auth.example.com or 10.0.0.7";
+    let trimmed = text.trim();
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| {
+            let start = trimmed.get(..scheme.len())?;
+            start.eq_ignore_ascii_case(scheme).then(|| &trimmed[scheme.len()..])
+        })
+        .unwrap_or(trimmed);
+    let authority = rest.split('/').next().unwrap_or_default();
+    let name = match authority.rsplit_once(':') {
+        // Two colons or more make an IPv6 address, with brackets if a port follows.
+        Some((name, port))
+            if (!name.contains(':') || name.ends_with(']')) && port.parse::<u16>().is_ok() =>
+        {
+            name
+        }
+        _ => authority,
     };
-    host.to_ascii_lowercase()
+    if name.is_empty() {
+        return Err(format!("there is no host in it; {form}"));
+    }
+    let origin = Origin::new(Scheme::Https, name, Scheme::Https.default_port());
+    Ok(origin.map_err(|error| format!("{error}; {form}"))?.host().to_owned())
 }
 
 #[cfg(test)]
@@ -219,15 +236,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_insecure_host_is_a_host() {
-        for (text, host) in [
+    fn a_host_is_found_in_what_people_copy() {
+        for (text, expected) in [
             ("Registry.Test", "registry.test"),
             ("registry.test:5000", "registry.test"),
+            (" registry.test:5000 ", "registry.test"),
+            ("https://registry.test", "registry.test"),
+            ("HTTPS://Registry.test:5000/", "registry.test"),
+            ("http://registry.test/token?service=x", "registry.test"),
+            ("registry.test/v2/", "registry.test"),
             ("[::1]:5000", "::1"),
+            ("https://[0:0::1]:5000", "::1"),
+            ("[::1]", "::1"),
             ("::1", "::1"),
             ("127.0.0.1", "127.0.0.1"),
+            ("10.0.0.7:443", "10.0.0.7"),
+            ("bücher.example", "xn--bcher-kva.example"),
         ] {
-            assert_eq!(bare_host(text), host);
+            assert_eq!(host(text).as_deref(), Ok(expected), "{text}");
+        }
+        for text in
+            ["", " ", "https://", ":5000", "a b", "*.example.com", "user@host", "ftp://host", "a:b"]
+        {
+            let error = host(text).expect_err(text);
+            assert!(error.contains("auth.example.com"), "no way out in: {error}");
         }
     }
 }

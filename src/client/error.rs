@@ -87,10 +87,9 @@ pub enum Error {
         /// The registry.
         origin: Origin,
     },
-    /// A name resolves only to addresses where no token service may be.
-    #[error(
-        "{host} resolves only to addresses inside of this network, where the registry itself is not"
-    )]
+    /// A name resolves only to addresses that were not allowed. Who asked knows why, and says it in
+    /// an error of its own.
+    #[error("{host} resolves only to addresses that the registry may not send us to")]
     AddressRefused {
         /// The host.
         host: String,
@@ -179,7 +178,9 @@ impl Error {
             Answer::RateLimited { retry_after } | Answer::Unavailable { retry_after } => {
                 // The registry's wall clock and ours may differ; the bound on what is waited for
                 // makes a clock that is hours off an answer for the user.
-                retry_after.map(|when| when.delay(SystemTime::now()))
+                let delay = retry_after.map(|when| when.delay(SystemTime::now()));
+                // A time that has passed asks for nothing.
+                delay.filter(|delay| !delay.is_zero())
             }
             _ => None,
         }

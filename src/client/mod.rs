@@ -35,9 +35,9 @@ use crate::limits::{
     CONNECT_TIMEOUT, DOCUMENT_TIMEOUT, HEAD_TIMEOUT, RECV_TIMEOUT, RESOLVE_TIMEOUT, TLS_TIMEOUT,
 };
 use crate::origin::{Origin, Scheme};
-use crate::registry::address;
-use crate::registry::redirect::is_redirect;
-use crate::registry::{self, Asked, Challenge, Endpoint, Refusal, Trail, challenge};
+use crate::registry::address::{self, Errand};
+use crate::registry::redirect::{RedirectError, is_redirect};
+use crate::registry::{self, Asked, Challenge, Endpoint, Refusal, Shortcut, Trail, challenge};
 use crate::report::{WaitedFor, Waiting, format};
 use crate::transport::race::{self, Lost};
 use crate::transport::{self, Connection, Connector, Deadline, Phase, clock};
@@ -186,8 +186,8 @@ impl Client {
         let mut trail = Trail::new(url.clone());
         let mut request = question.request.clone().at(url);
         loop {
-            let answer =
-                self.send_where(&request, |peer| address::allowed(place, peer.ip())).await?;
+            let allowed = |peer: &SocketAddr| address::allowed(Errand::Foreign, place, peer.ip());
+            let answer = self.send_where(&request, allowed).await?;
             if is_redirect(answer.head.status()) {
                 let redirect = trail.follow(&answer.head)?;
                 self.session.reporter.note(&format!("redirected to {}", redirect.url));
@@ -206,13 +206,18 @@ impl Client {
     async fn ask_storage(
         &self,
         question: Question<'_>,
-        target: &HttpUrl,
+        target: &Shortcut,
     ) -> Result<Option<Answer>, Error> {
-        let refuse = || self.session.redirects.refuse(question.request.url(), target);
+        let refuse = || self.session.redirects.refuse(question.request.url(), &target.url);
         // The question has no credentials, and what comes from a redirect gets none.
-        let request = question.request.clone().at(target.clone());
-        let answer = match self.send_where(&request, |_| true).await {
+        let request = question.request.clone().at(target.url.clone());
+        let answer = match self.send_where(&request, |peer| target.allows(peer.ip())).await {
             Ok(answer) => answer,
+            // By now its name leads where nothing is sent. The registry may name another one.
+            Err(Error::AddressRefused { .. }) => {
+                refuse();
+                return Ok(None);
+            }
             Err(error) => {
                 // The registry may know of another storage by the next attempt.
                 refuse();
@@ -277,35 +282,40 @@ impl Client {
         loop {
             let (answer, trail) = self.follow(question.request, authorization.clone()).await?;
             let redirected = answer.origin != home;
-            match registry::Answer::of(question.asked, &answer.head) {
-                registry::Answer::Ok => return Ok((answer, trail)),
-                // Only the registry itself is told who we are, and not again and again.
-                registry::Answer::Challenge if !challenged && !redirected => {
-                    challenged = true;
-                    let challenge = challenge::read(&answer.head);
-                    answer.body.discard().await;
-                    let used = authorization.take();
-                    authorization = Some(session::log_in(self, question, challenge, used).await?);
-                }
-                registry::Answer::Challenge
-                | registry::Answer::NotFound
-                | registry::Answer::Denied
-                | registry::Answer::Refused
-                    if redirected && !refused && !wants_login(&answer.head) =>
-                {
-                    refused = true;
-                    let (from, status) = (&answer.origin, answer.head.status());
-                    let text = format!("{from} answers {status}: the registry is asked once more");
-                    self.session.reporter.note(&text);
-                    answer.body.discard().await;
-                }
-                _ => {
-                    let error = refusal(question.asked, answer, redirected).await;
-                    // A storage is sent no credentials.
-                    let at_home = !redirected;
-                    return Err(if at_home { self.session.login.explain(error) } else { error });
-                }
+            let meaning = registry::Answer::of(question.asked, &answer.head);
+            if meaning == registry::Answer::Ok {
+                return Ok((answer, trail));
             }
+            // Only the registry itself is told who we are, and not again and again.
+            if !challenged
+                && !redirected
+                && let Some(challenge) =
+                    self.session.challenge(meaning, &answer.head, authorization.as_ref())
+            {
+                challenged = true;
+                answer.body.discard().await;
+                let used = authorization.take();
+                authorization = Some(session::log_in(self, question, challenge, used).await?);
+                continue;
+            }
+            let may_be_signed_anew = matches!(
+                meaning,
+                registry::Answer::Challenge
+                    | registry::Answer::NotFound
+                    | registry::Answer::Denied
+                    | registry::Answer::Refused
+            );
+            if may_be_signed_anew && redirected && !refused && !wants_login(&answer.head) {
+                refused = true;
+                let (from, status) = (&answer.origin, answer.head.status());
+                let text = format!("{from} answers {status}: the registry is asked once more");
+                self.session.reporter.note(&text);
+                answer.body.discard().await;
+                continue;
+            }
+            let error = refusal(question.asked, answer, redirected).await;
+            // A storage is sent no credentials.
+            return Err(if redirected { error } else { self.session.login.explain(error) });
         }
     }
 
@@ -316,18 +326,26 @@ impl Client {
         authorization: Option<Secret>,
     ) -> Result<(Answer, Trail), Error> {
         let mut trail = Trail::new(request.url().clone());
-        let mut next = with_authorization(request.clone(), authorization.clone())?;
-        loop {
-            let answer = self.send_where(&next, |_| true).await?;
-            if !is_redirect(answer.head.status()) {
-                return Ok((answer, trail));
-            }
+        let first = with_authorization(request.clone(), authorization.clone())?;
+        let mut answer = self.send_where(&first, |_| true).await?;
+        self.session.show_warnings(&answer.origin, &answer.head);
+        while is_redirect(answer.head.status()) {
+            trail.answered_at(answer.peer.ip());
             let redirect = trail.follow(&answer.head)?;
             self.session.reporter.note(&format!("redirected to {}", redirect.url));
             answer.body.discard().await;
             let kept = authorization.clone().filter(|_| redirect.keeps_credentials);
-            next = with_authorization(request.clone().at(redirect.url), kept)?;
+            let next = with_authorization(request.clone().at(redirect.url.clone()), kept)?;
+            let sent = self.send_where(&next, |peer| redirect.allows(peer.ip())).await;
+            let from = answer.origin;
+            answer = sent.map_err(|error| match error {
+                Error::AddressRefused { .. } => {
+                    RedirectError::Address { from, to: redirect.url.origin() }.into()
+                }
+                error => error,
+            })?;
         }
+        Ok((answer, trail))
     }
 
     /// Sends a request to the origin of its URL, as it is, at an address that is `allowed`.

@@ -27,18 +27,18 @@ struct Known {
 }
 
 struct Target {
-    url: HttpUrl,
+    shortcut: Shortcut,
     until: Instant,
 }
 
 impl Redirects {
     /// Where the content of `url` can be asked for at `now`, if that is known.
-    pub(super) fn target(&self, url: &HttpUrl, now: Instant) -> Option<HttpUrl> {
+    pub(super) fn target(&self, url: &HttpUrl, now: Instant) -> Option<Shortcut> {
         let mut known = lock(&self.known);
         let known = known.get_mut(url)?;
         known.used = now;
         let target = known.target.as_ref().filter(|target| now < target.until)?;
-        Some(target.url.clone())
+        Some(target.shortcut.clone())
     }
 
     /// Where to wait for one who asks the registry anew; `None` for a URL that is not known to
@@ -49,9 +49,9 @@ impl Redirects {
 
     /// The registry answered a request for `url`, sent at `asked_at`, by this redirect, or by none.
     pub(super) fn learn(&self, url: &HttpUrl, shortcut: Option<Shortcut>, asked_at: Instant) {
-        let target = shortcut.and_then(|Shortcut { url, lifetime }| {
-            let until = asked_at.checked_add(lifetime.saturating_sub(REDIRECT_MARGIN))?;
-            Some(Target { url, until })
+        let target = shortcut.and_then(|shortcut| {
+            let lifetime = shortcut.lifetime.saturating_sub(REDIRECT_MARGIN);
+            Some(Target { until: asked_at.checked_add(lifetime)?, shortcut })
         });
         let mut known = lock(&self.known);
         let Some(target) = target.filter(|target| target.until > asked_at) else {
@@ -70,7 +70,7 @@ impl Redirects {
     /// `target` does not answer, or not any more. Another one that came meanwhile stays.
     pub(super) fn refuse(&self, url: &HttpUrl, target: &HttpUrl) {
         if let Some(known) = lock(&self.known).get_mut(url)
-            && known.target.as_ref().is_some_and(|known| known.url == *target)
+            && known.target.as_ref().is_some_and(|known| known.shortcut.url == *target)
         {
             known.target = None;
         }
@@ -87,6 +87,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::http::ResponseHead;
+    use crate::registry::Trail;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -95,20 +97,32 @@ mod tests {
     }
 
     fn shortcut(target: &str, lifetime: Duration) -> Option<Shortcut> {
-        Some(Shortcut { url: url(target), lifetime })
+        let text = format!(
+            "HTTP/1.1 307 x\r\nLocation: {}\r\nCache-Control: max-age={}\r\n\r\n",
+            url(target).absolute(),
+            lifetime.as_secs()
+        );
+        let (_, head) = ResponseHead::parse(text.as_bytes()).unwrap().unwrap();
+        let mut trail = Trail::new(HttpUrl::parse("https://home.example/").unwrap());
+        trail.follow(&head).unwrap();
+        trail.shortcut()
+    }
+
+    fn target(redirects: &Redirects, url: &HttpUrl, now: Instant) -> Option<HttpUrl> {
+        redirects.target(url, now).map(|shortcut| shortcut.url)
     }
 
     #[test]
     fn a_redirect_is_used_until_shortly_before_its_end() {
         let (redirects, now) = (Redirects::default(), Instant::now());
         let blob = url("blob");
-        assert_eq!(redirects.target(&blob, now), None);
+        assert_eq!(target(&redirects, &blob, now), None);
         assert!(redirects.renewing(&blob).is_none(), "nobody waits for what may not redirect");
         redirects.learn(&blob, shortcut("x", MINUTE), now);
         let until = now + MINUTE - REDIRECT_MARGIN;
-        assert_eq!(redirects.target(&blob, until - Duration::from_nanos(1)), Some(url("x")));
-        assert_eq!(redirects.target(&blob, until), None);
-        assert_eq!(redirects.target(&url("other"), now), None);
+        assert_eq!(target(&redirects, &blob, until - Duration::from_nanos(1)), Some(url("x")));
+        assert_eq!(target(&redirects, &blob, until), None);
+        assert_eq!(target(&redirects, &url("other"), now), None);
         assert!(redirects.renewing(&blob).is_some());
     }
 
@@ -128,16 +142,16 @@ mod tests {
         redirects.learn(&blob, shortcut("x", MINUTE), now);
         let waiting = redirects.renewing(&blob).unwrap();
         redirects.refuse(&blob, &url("x"));
-        assert_eq!(redirects.target(&blob, now), None);
+        assert_eq!(target(&redirects, &blob, now), None);
         redirects.learn(&blob, shortcut("y", MINUTE), now);
         redirects.refuse(&blob, &url("x"));
-        assert_eq!(redirects.target(&blob, now), Some(url("y")));
+        assert_eq!(target(&redirects, &blob, now), Some(url("y")));
         assert!(
             Arc::ptr_eq(&waiting, &redirects.renewing(&blob).unwrap()),
             "all wait at one place"
         );
         redirects.forget(&blob);
-        assert_eq!(redirects.target(&blob, now), None);
+        assert_eq!(target(&redirects, &blob, now), None);
     }
 
     #[test]
@@ -145,7 +159,7 @@ mod tests {
         let (redirects, now) = (Redirects::default(), Instant::now());
         redirects.learn(&url("blob"), shortcut("x", MINUTE), now);
         redirects.learn(&url("blob"), None, now);
-        assert_eq!(redirects.target(&url("blob"), now), None);
+        assert_eq!(target(&redirects, &url("blob"), now), None);
     }
 
     #[test]
@@ -154,7 +168,7 @@ mod tests {
         for nth in 0..3 * REDIRECTS_KEPT_MAX as u64 {
             let now = start + Duration::from_millis(nth);
             redirects.learn(&url(&nth.to_string()), shortcut("x", MINUTE), now);
-            assert_eq!(redirects.target(&url("0"), now), Some(url("x")));
+            assert_eq!(target(&redirects, &url("0"), now), Some(url("x")));
         }
         assert_eq!(lock(&redirects.known).len(), REDIRECTS_KEPT_MAX);
     }

@@ -1,6 +1,6 @@
 //! What all clients of a pull share: settings, credentials, and the tokens they were given.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,17 +13,19 @@ use super::turnstile::Turnstile;
 use super::{Client, Error, Question, Timeouts};
 use crate::config::NetworkConfig;
 use crate::error::Retry;
-use crate::http::Secret;
+use crate::http::{ResponseHead, Secret};
 use crate::image::Reference;
 use crate::limits::{
-    RECV_BUFFER_SIZE, RECV_BUFFER_SIZE_MIN, TOKEN_MARGIN, TOKEN_RESPONSE_SIZE_MAX,
+    RECV_BUFFER_SIZE, RECV_BUFFER_SIZE_MIN, TOKEN_MARGIN, TOKEN_RESPONSE_SIZE_MAX, WARNINGS_MAX,
 };
 use crate::origin::Origin;
+use crate::registry::address::Errand;
 use crate::registry::challenge::{Bearer, ChallengeError};
-use crate::registry::realm::RealmGrant;
+use crate::registry::realm::{RealmGrant, RealmRefused};
 use crate::registry::token::TokenError;
 use crate::registry::{
-    self, AddressClass, Asked, Challenge, Credential, Token, address, realm, token,
+    self, AddressClass, Asked, Challenge, Credential, Token, address, challenge, realm, token,
+    warning,
 };
 use crate::report::Reporter;
 use crate::transport::race::Places;
@@ -60,6 +62,8 @@ pub struct Session {
     places: Mutex<HashMap<Origin, AddressClass>>,
     /// Until when who is asked nothing.
     silences: Mutex<HashMap<Origin, Instant>>,
+    /// Warnings of the registry that were shown.
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 /// What an authorization is good for: a repository at an origin.
@@ -109,6 +113,7 @@ impl Session {
             bytes: AtomicU64::new(0),
             places: Mutex::default(),
             silences: Mutex::default(),
+            warnings: Mutex::default(),
         })
     }
 
@@ -168,6 +173,46 @@ impl Session {
     /// In what kind of place `origin` is, as far as we have been there.
     pub(super) fn place(&self, origin: &Origin) -> AddressClass {
         lock(&self.places).get(origin).copied().unwrap_or(AddressClass::Public)
+    }
+
+    /// Shows what the registry warns of in `head`: each text once, and at most [`WARNINGS_MAX`].
+    pub(super) fn show_warnings(&self, registry: &Origin, head: &ResponseHead) {
+        for text in warning::read(head) {
+            let mut shown = lock(&self.warnings);
+            if shown.len() > WARNINGS_MAX || !shown.insert(text.clone()) {
+                continue;
+            }
+            let count = shown.len();
+            drop(shown);
+            self.reporter.warn(&match count {
+                0..=WARNINGS_MAX => format!("{} says: {text}", registry.authority()),
+                _ => format!("{} warns of more, which is not shown", registry.authority()),
+            });
+        }
+    }
+
+    /// The challenge that is to be answered in `head`, a refusal of the registry itself of a request
+    /// that carried `used`: that of a 401, or one of a 403 that can be answered. Some registries
+    /// answer 403 to who is not logged in, or whose token opens too little (RFC 6750 section 3.1).
+    pub(super) fn challenge(
+        &self,
+        meaning: registry::Answer,
+        head: &ResponseHead,
+        used: Option<&Secret>,
+    ) -> Option<Result<Challenge, ChallengeError>> {
+        let can_be_answered = |challenge: &Challenge| match challenge {
+            Challenge::Bearer(_) => true,
+            Challenge::Basic => {
+                let basic = self.login.credential.as_ref().and_then(|known| known.basic().ok());
+                basic.is_some() && basic.as_ref() != used
+            }
+            Challenge::Other(_) => false,
+        };
+        match meaning {
+            registry::Answer::Challenge => Some(challenge::read(head)),
+            registry::Answer::Denied => challenge::read(head).ok().filter(can_be_answered).map(Ok),
+            _ => None,
+        }
     }
 
     /// What can be sent with a question, if that is known.
@@ -301,14 +346,26 @@ async fn fetch_token(
     let request = token::request(url, basic)?;
     let place = session.place(&registry);
     let client = client.shown_by(client.waiting().on_behalf_of("a token"));
+    let trusted = realm::is_trusted(&origin, &session.trusted_realms);
+    let errand = if trusted { Errand::TrustedToken } else { Errand::Token };
     let fetching = async {
         // What the service's name resolves to is judged before a byte is sent there.
-        let answer = client
-            .send_where(&request, |peer| origin == registry || address::allowed(place, peer.ip()))
-            .await?;
+        let allowed = |ip| origin == registry || address::allowed(errand, place, ip);
+        let answer = client.send_where(&request, |peer| allowed(peer.ip())).await;
+        let answer = answer.map_err(|error| match error {
+            Error::AddressRefused { .. } => {
+                let (registry, realm) = (registry.clone(), origin.clone());
+                Error::Realm(match trusted {
+                    true => RealmRefused::Address { registry, realm },
+                    false => RealmRefused::Near { registry, realm },
+                })
+            }
+            error => error,
+        })?;
         if registry::Answer::of(Asked::Token, &answer.head) != registry::Answer::Ok {
             return Err(super::refusal(Asked::Token, answer, false).await);
         }
+        answer.head.check_content_encoding()?;
         let date = answer.head.get("date").and_then(|date| httpdate::parse_http_date(date).ok());
         let body = match answer.body.collect(TOKEN_RESPONSE_SIZE_MAX).await {
             Err(Error::TooLarge { .. }) => return Err(TokenError::TooLarge.into()),
@@ -316,7 +373,12 @@ async fn fetch_token(
         };
         Ok(Token::parse(&body, date)?)
     };
-    fetching.await.map_err(|source| Error::TokenService { origin, source: Box::new(source) })
+    match fetching.await {
+        // It names the service itself.
+        Err(refused @ Error::Realm(_)) => Err(refused),
+        Err(source) => Err(Error::TokenService { origin, source: Box::new(source) }),
+        token => token,
+    }
 }
 
 #[cfg(test)]
@@ -390,6 +452,33 @@ mod tests {
             tokio::time::sleep(minute).await;
             assert!(waits(&registry).await && !waits(&storage).await);
         });
+    }
+
+    #[test]
+    fn warnings_are_shown_once_and_not_without_end() {
+        let reference = Reference::parse("registry.test/demo").unwrap();
+        let config = NetworkConfig::default();
+        let (reporter, captured) = Reporter::captured(Verbosity::Quiet);
+        let tls = TlsConfig::new(&config.tls).unwrap();
+        let session = Session::new(&config, tls, &reference, &reporter).unwrap();
+        let endpoint = Endpoint::for_reference(&reference, &EndpointOptions::default()).unwrap();
+        let warn = |text: &str| {
+            let head = format!("HTTP/1.1 200 x\r\nWarning: 299 - \"{text}\"\r\n\r\n");
+            let (_, head) = ResponseHead::parse(head.as_bytes()).unwrap().unwrap();
+            session.show_warnings(&endpoint.origin(), &head);
+        };
+        for _ in 0..3 {
+            warn("once");
+        }
+        let expected = "ringpull: warning: registry.test says: once\n";
+        assert_eq!(captured.stderr(), expected);
+        for nth in 0..1000 {
+            warn(&format!("another {nth}"));
+        }
+        let shown = captured.stderr();
+        assert_eq!(shown.lines().count(), WARNINGS_MAX + 1, "{shown}");
+        assert!(shown.ends_with("registry.test warns of more, which is not shown\n"), "{shown}");
+        assert_eq!(lock(&session.warnings).len(), WARNINGS_MAX + 1, "memory is bounded");
     }
 
     fn end_all(session: &Session) {

@@ -1,4 +1,4 @@
-//! Which addresses a registry may send us to.
+//! Which addresses a registry may send us to: as a token service, or by a redirect.
 //!
 //! A name proves nothing: the owner of `auth.evil.example` may let it resolve to 169.254.169.254,
 //! where clouds hand out credentials to whoever asks, or to a service on this machine that trusts
@@ -31,14 +31,37 @@ impl AddressClass {
     }
 }
 
-/// Whether a token service named by a registry, whose own address is of class `registry`, may be
-/// connected to at `address`. The internet always may; a network of one's own, or this machine, only
-/// if the registry is there itself.
-pub fn allowed(registry: AddressClass, address: IpAddr) -> bool {
-    match AddressClass::of(address) {
-        AddressClass::Public => true,
-        AddressClass::Never => false,
-        near => near == registry,
+/// What a registry sends us to an address for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errand {
+    /// For a token, of the service that it names.
+    Token,
+    /// For a token, of a service that the user trusts by name (`--trust-token-service`).
+    TrustedToken,
+    /// For content, by a redirect.
+    Content,
+    /// For content, at a URL outside of the registry that a manifest names.
+    Foreign,
+}
+
+/// Whether a registry, whose own address is of class `registry`, may send us to `address`.
+///
+/// The internet is always allowed, addresses of [`AddressClass::Never`] never are. This machine is
+/// only if the registry is there itself, and so is a network of one's own for a token service and for
+/// a URL in a manifest.
+/// By a redirect, content may come from such a network: names of public storages resolve to private addresses where
+/// a network has a door of its own to them (VPC endpoints). A token service that the user trusts may
+/// be anywhere else: on this machine, say, by a forwarded port.
+pub fn allowed(errand: Errand, registry: AddressClass, address: IpAddr) -> bool {
+    let class = AddressClass::of(address);
+    match (class, errand) {
+        (AddressClass::Public, _) => true,
+        (AddressClass::Never, _) => false,
+        (AddressClass::Private | AddressClass::Loopback, Errand::TrustedToken) => true,
+        (AddressClass::Private, Errand::Content) => true,
+        (AddressClass::Private, Errand::Token | Errand::Foreign) | (AddressClass::Loopback, _) => {
+            class == registry
+        }
     }
 }
 
@@ -175,17 +198,29 @@ mod tests {
 
     #[test]
     fn a_registry_sends_us_no_nearer_than_it_is() {
+        use Errand::{Content, Foreign, Token, TrustedToken};
         let rows = [
-            // Registry; token service: public, private, loopback, metadata.
-            (Public, [true, false, false, false]),
-            (Private, [true, true, false, false]),
-            (Loopback, [true, false, true, false]),
-            (Never, [true, false, false, false]),
+            // Errand, registry; address: public, private, loopback, metadata.
+            (Token, Public, [true, false, false, false]),
+            (Token, Private, [true, true, false, false]),
+            (Token, Loopback, [true, false, true, false]),
+            (Token, Never, [true, false, false, false]),
+            (TrustedToken, Public, [true, true, true, false]),
+            (TrustedToken, Private, [true, true, true, false]),
+            (TrustedToken, Loopback, [true, true, true, false]),
+            (TrustedToken, Never, [true, true, true, false]),
+            (Content, Public, [true, true, false, false]),
+            (Content, Private, [true, true, false, false]),
+            (Content, Loopback, [true, true, true, false]),
+            (Content, Never, [true, true, false, false]),
+            (Foreign, Public, [true, false, false, false]),
+            (Foreign, Private, [true, true, false, false]),
+            (Foreign, Loopback, [true, false, true, false]),
         ];
-        for (registry, expected) in rows {
+        for (errand, registry, expected) in rows {
             let answers = ["1.1.1.1", "10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254"]
-                .map(|address| allowed(registry, address.parse().unwrap()));
-            assert_eq!(answers, expected, "{registry:?}");
+                .map(|address| allowed(errand, registry, address.parse().unwrap()));
+            assert_eq!(answers, expected, "{errand:?} {registry:?}");
         }
     }
 }

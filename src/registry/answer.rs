@@ -10,7 +10,6 @@ use super::redirect::is_redirect;
 use crate::error::Class;
 use crate::http::ResponseHead;
 use crate::image::Digest;
-use crate::image::digest::DigestError;
 use crate::image::shown::shown_up_to;
 use crate::limits::REFUSAL_TEXT_LENGTH_MAX;
 use crate::report::format;
@@ -87,27 +86,18 @@ pub struct Refusal {
 
 /// The registry's `Docker-Content-Digest` is not that of the bytes it sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DigestHeaderError {
-    /// Another digest.
-    #[error("Docker-Content-Digest says {header}, but the bytes that came have {computed}")]
-    Differs {
-        /// What the header says.
-        header: Box<Digest>,
-        /// The digest of the bytes.
-        computed: Box<Digest>,
-    },
-    /// Not a digest.
-    #[error("Docker-Content-Digest is malformed: {0}")]
-    Malformed(#[from] DigestError),
+#[error("Docker-Content-Digest says {header}, but the bytes that came have {computed}")]
+pub struct DigestHeaderError {
+    /// What the header says.
+    pub header: Box<Digest>,
+    /// The digest of the bytes.
+    pub computed: Box<Digest>,
 }
 
 impl DigestHeaderError {
-    /// [`Class::DigestHeader`] or [`Class::DigestSyntax`].
+    /// Always [`Class::DigestHeader`].
     pub fn class(&self) -> Class {
-        match self {
-            DigestHeaderError::Differs { .. } => Class::DigestHeader,
-            DigestHeaderError::Malformed(_) => Class::DigestSyntax,
-        }
+        Class::DigestHeader
     }
 }
 
@@ -136,13 +126,17 @@ impl Answer {
 }
 
 impl RetryAfter {
-    /// The first `Retry-After` of `head`, if it is a number of seconds or an HTTP date.
+    /// The first `Retry-After` of `head`, if it is a number of seconds other than 0, or an HTTP date.
     pub fn of(head: &ResponseHead) -> Option<RetryAfter> {
         RetryAfter::parse(head.get("retry-after")?, head.get("date"))
     }
 
     fn parse(text: &str, date: Option<&str>) -> Option<RetryAfter> {
         let text = text.trim();
+        // "At once" is what no field says, too.
+        if !text.is_empty() && text.bytes().all(|byte| byte == b'0') {
+            return None;
+        }
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             // More digits than fit mean "never", not "at once". A hundred years are never, and can be
             // added to any time without overflow.
@@ -185,7 +179,11 @@ impl Refusal {
             asked,
             status: head.status(),
             answer: Answer::of(asked, head),
-            text: shown_up_to(&what_it_says(body), REFUSAL_TEXT_LENGTH_MAX),
+            // What is compressed says nothing.
+            text: match head.check_content_encoding() {
+                Ok(()) => shown_up_to(&what_it_says(body), REFUSAL_TEXT_LENGTH_MAX),
+                Err(_) => String::new(),
+            },
         }
     }
 
@@ -264,25 +262,19 @@ impl fmt::Display for Refusal {
 /// against its bytes.
 ///
 /// By digest, the header is not looked at: the bytes are checked against the digest asked for, and
-/// that is all there is to know. A digest by an algorithm that ringpull cannot compute says nothing.
+/// that is all there is to know. A field that is empty, malformed, or of an algorithm that ringpull
+/// cannot compute says nothing: it is as good as none.
 pub fn check_content_digest(
     header: Option<&str>,
     bytes: &[u8],
     requested: Option<&Digest>,
 ) -> Result<(), DigestHeaderError> {
     let (Some(header), None) = (header, requested) else { return Ok(()) };
-    let header = match Digest::parse(header.trim()) {
-        Ok(digest) => digest,
-        Err(DigestError::Unsupported(_)) => return Ok(()),
-        Err(malformed) => return Err(malformed.into()),
-    };
+    let Ok(header) = Digest::parse(header.trim()) else { return Ok(()) };
     let computed = Digest::of(header.algorithm(), bytes);
     match computed == header {
         true => Ok(()),
-        false => Err(DigestHeaderError::Differs {
-            header: Box::new(header),
-            computed: Box::new(computed),
-        }),
+        false => Err(DigestHeaderError { header: Box::new(header), computed: Box::new(computed) }),
     }
 }
 
@@ -448,7 +440,9 @@ mod tests {
         let date = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let seconds = |seconds| Some(RetryAfter::Delay(Duration::from_secs(seconds)));
         for (value, expected) in [
-            ("0", seconds(0)),
+            ("0", None),
+            ("00", None),
+            ("01", seconds(1)),
             ("30", seconds(30)),
             (" 30 ", seconds(30)),
             ("4294967296", seconds(u32::MAX.into())),
@@ -491,7 +485,7 @@ mod tests {
         for (value, expected) in [
             ("Thu, 01 Jan 1970 00:00:00 GMT", "at 1970-01-01T00:00:00Z"),
             ("Fri, 31 Dec 9999 23:59:59 GMT", "at 9999-12-31T23:59:59Z"),
-            ("0", "in 0 s"),
+            ("1", "in 1 s"),
             ("9999999999", "in 1193046 h 28 min"),
         ] {
             let shown = RetryAfter::parse(value, None).map(|when| when.to_string());
@@ -560,6 +554,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_compressed_is_not_shown() {
+        let gzip = "Content-Encoding: gzip\r\n";
+        check_text(404, gzip, "\u{1f}\u{8b}", "the registry has no such manifest (status 404)");
+        let aws = "Content-Encoding: aws-chunked\r\n";
+        check_text(404, aws, "no", "the registry has no such manifest (status 404): no");
+    }
+
+    #[test]
     fn what_the_registry_says_is_cut() {
         for body in ["\u{1b}".repeat(5000), "x".repeat(1 << 20), "\u{fffd}".repeat(5000)] {
             let text = Refusal::new(Asked::Blob, &head(400, ""), body.as_bytes()).to_string();
@@ -585,9 +587,11 @@ mod tests {
             (Some(&wrong), None, Some(Class::DigestHeader)),
             (Some(&wrong512), None, Some(Class::DigestHeader)),
             (Some("blake3:00"), None, None),
-            (Some("sha256:00"), None, Some(Class::DigestSyntax)),
-            (Some("x"), None, Some(Class::DigestSyntax)),
-            (Some(""), None, Some(Class::DigestSyntax)),
+            // As good as none.
+            (Some("sha256:00"), None, None),
+            (Some("x"), None, None),
+            (Some(""), None, None),
+            (Some(" "), None, None),
             // Asked for by digest: not looked at.
             (Some(&wrong), Some(&requested), None),
             (Some("x"), Some(&requested), None),

@@ -4,6 +4,9 @@
 //! A field may hold several challenges, and several fields may hold some each. Commas part both
 //! challenges and their parameters, and stand inside of quoted values (`scope="a:b:pull,push"`), so
 //! the fields are read by a small parser of the grammar and not split.
+//!
+//! A challenge that breaks the grammar is skipped up to the next comma, and those beside it count:
+//! `Basic realm=My Registry, Bearer realm="https://…"` offers a token.
 
 use crate::error::Class;
 use crate::http::ResponseHead;
@@ -62,30 +65,44 @@ impl ChallengeError {
     }
 }
 
-/// The challenge to answer, of all those in `head`, a 401: the first `Bearer`, else `Basic`.
+/// The challenge to answer, of all those in `head`, a 401 or 403: the first `Bearer`, else `Basic`.
 pub fn read(head: &ResponseHead) -> Result<Challenge, ChallengeError> {
-    choose(parse(head.get_all("www-authenticate"))?)
+    let fields: Vec<_> = head.values("www-authenticate").map(String::from_utf8_lossy).collect();
+    choose(parse(fields.iter().map(AsRef::as_ref)))
 }
 
-/// All challenges in these values of `WWW-Authenticate`, in order.
+/// All challenges in these values of `WWW-Authenticate`, in order; for one that cannot be answered,
+/// why.
 pub fn parse<'a>(
     fields: impl IntoIterator<Item = &'a str>,
-) -> Result<Vec<Challenge>, ChallengeError> {
+) -> Vec<Result<Challenge, ChallengeError>> {
     let mut challenges = Vec::new();
     for field in fields {
-        let malformed = |reason| ChallengeError::Malformed { reason, field: shown(field) };
         let mut parser = Parser { rest: field };
-        while let Some(raw) = parser.challenge().map_err(malformed)? {
-            challenges.push(raw.known()?);
+        loop {
+            match parser.challenge() {
+                Ok(Some(raw)) => challenges.push(raw.known()),
+                Ok(None) => break,
+                Err(reason) => {
+                    let field = shown(field);
+                    challenges.push(Err(ChallengeError::Malformed { reason, field }));
+                    parser.skip_element();
+                }
+            }
         }
     }
-    Ok(challenges)
+    challenges
 }
 
-/// A token rather than a password: it opens less, and for a shorter time.
-fn choose(challenges: Vec<Challenge>) -> Result<Challenge, ChallengeError> {
-    if challenges.is_empty() {
-        return Err(ChallengeError::Missing);
+/// A token rather than a password: it opens less, and for a shorter time. If nothing can be
+/// answered, the first error is the one to show.
+fn choose(read: Vec<Result<Challenge, ChallengeError>>) -> Result<Challenge, ChallengeError> {
+    let (mut challenges, mut errors) = (Vec::new(), Vec::new());
+    for challenge in read {
+        match challenge {
+            Ok(challenge) => challenges.push(challenge),
+            Err(error) => errors.push(error),
+        }
     }
     let is_bearer = |challenge: &&Challenge| matches!(challenge, Challenge::Bearer(_));
     if let Some(bearer) = challenges.iter().find(is_bearer) {
@@ -93,6 +110,12 @@ fn choose(challenges: Vec<Challenge>) -> Result<Challenge, ChallengeError> {
     }
     if challenges.contains(&Challenge::Basic) {
         return Ok(Challenge::Basic);
+    }
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error);
+    }
+    if challenges.is_empty() {
+        return Err(ChallengeError::Missing);
     }
     let names: Vec<String> = challenges
         .into_iter()
@@ -136,7 +159,8 @@ impl Raw<'_> {
 }
 
 /// Reads one field from left to right. All of its errors are reasons of
-/// [`ChallengeError::Malformed`].
+/// [`ChallengeError::Malformed`]; after one, [`Parser::skip_element`] leads to the next element.
+/// Nothing is read twice, so a field costs time in proportion to its length.
 struct Parser<'a> {
     rest: &'a str,
 }
@@ -164,12 +188,14 @@ impl<'a> Parser<'a> {
         // by the `=` after the first word.
         while let Some((name, value)) = self.parameter()? {
             let name = name.to_ascii_lowercase();
-            if raw.parameters.iter().any(|(known, _)| *known == name) {
-                return Err("a parameter occurs twice");
-            }
-            raw.parameters.push((name, value));
             if !self.at_element_end() {
                 return Err("no comma between parameters");
+            }
+            match raw.parameters.iter().find(|(known, _)| *known == name) {
+                None => raw.parameters.push((name, value)),
+                // RFC 9110 section 11.2 forbids it, but one value can be read in one way only.
+                Some((_, known)) if *known == value => {}
+                Some(_) => return Err("a parameter occurs twice"),
             }
             self.skip(|c| matches!(c, ' ' | '\t' | ','));
         }
@@ -201,22 +227,39 @@ impl<'a> Parser<'a> {
     }
 
     /// What follows an opening quote (RFC 9110 section 5.6.4), without escapes.
+    ///
+    /// The string is consumed to its closing quote in any case, or to the end of the field.
     fn quoted(&mut self) -> Result<String, &'static str> {
         let mut value = String::new();
-        let mut characters = self.rest.chars();
+        let mut characters = std::mem::take(&mut self.rest).chars();
         loop {
             let character = match characters.next().ok_or("a quote is not closed")? {
                 '"' => break,
                 '\\' => characters.next().ok_or("a quote is not closed")?,
                 character => character,
             };
-            if character.is_control() && character != '\t' {
-                return Err("a control character");
-            }
             value.push(character);
         }
         self.rest = characters.as_str();
-        Ok(value)
+        match value.chars().any(|character| character.is_control() && character != '\t') {
+            true => Err("a control character"),
+            false => Ok(value),
+        }
+    }
+
+    /// Goes on behind the next comma that is outside of quotes, or to the end of the field.
+    fn skip_element(&mut self) {
+        loop {
+            self.skip(|c| !matches!(c, ',' | '"'));
+            match self.rest.strip_prefix('"') {
+                Some(quoted) => {
+                    self.rest = quoted;
+                    // For its end alone.
+                    let _ = self.quoted();
+                }
+                None => return self.skip(|c| c == ','),
+            }
+        }
     }
 
     /// Consumes a `token68` if it is one to its end: `Negotiate YII=`.
@@ -312,11 +355,17 @@ mod tests {
             (&["NTLM YII"], vec![other("NTLM")]),
             (&["Digest realm=x, nonce=\"a,b\", qop=auth", HUB], vec![other("Digest"), hub]),
             (&["Basic", "Bearer realm=r", ""], vec![Challenge::Basic, r()]),
+            // A repetition that says the same.
+            (
+                &["Bearer realm=r,service=\"s\",realm=\"r\",Service=s"],
+                vec![bearer("r", "s", "", "")],
+            ),
             // Beyond ASCII: not for us to judge.
             (&["Basic realm=\"caf\u{e9}\""], vec![Challenge::Basic]),
         ];
         for (fields, expected) in rows {
-            assert_eq!(parse(fields.iter().copied()), Ok(expected), "{fields:?}");
+            let expected: Vec<_> = expected.into_iter().map(Ok).collect();
+            assert_eq!(parse(fields.iter().copied()), expected, "{fields:?}");
         }
     }
 
@@ -340,12 +389,14 @@ mod tests {
             ("Basic realm=Artifactory Realm", "no comma between parameters"),
             ("Bearer realm=a,realm=b", "a parameter occurs twice"),
             ("Bearer realm=a,Realm=b", "a parameter occurs twice"),
+            ("Bearer realm=a,service=s,realm=b", "a parameter occurs twice"),
             ("Bearer service=s", "no realm"),
             ("Bearer realm=\"\"", "no realm"),
             ("Bearer", "no realm"),
             ("Bearer abc==", "no realm"),
         ] {
-            let error = parse([field]).expect_err(field);
+            let error = parse([field]).into_iter().find_map(Result::err).expect(field);
+            assert_eq!(choose(parse([field])), Err(error.clone()), "{field}");
             assert!(error.to_string().contains(expected), "{field}: {error}");
             assert_eq!(error.class(), Class::Auth);
         }
@@ -353,17 +404,74 @@ mod tests {
 
     #[test]
     fn a_field_cut_anywhere_is_refused_or_is_another_field() {
-        let whole = parse([HUB]).unwrap();
+        let whole = parse([HUB]);
+        assert!(whole.iter().all(Result::is_ok));
         for cut in 0..HUB.len() {
-            if let Ok(challenges) = parse([&HUB[..cut]]) {
-                assert_ne!(challenges, whole, "{cut}");
+            assert_ne!(parse([&HUB[..cut]]), whole, "{cut}");
+        }
+    }
+
+    /// A malformed challenge spoils none beside it, before or behind, in its field or another.
+    #[test]
+    fn a_good_challenge_beside_a_malformed_one_is_answered() {
+        let r = || Ok(bearer("r", "", "", ""));
+        for spoiled in [
+            "Basic realm=Artifactory Realm",
+            "Bearer realm=a,realm=b",
+            "Bearer",
+            "Bearer realm=\"\"",
+            "Bearer realm=\"a\u{7}b, Basic\"",
+            "Bearer \"x, Bearer realm=q\"",
+            "Basic realm=x service=y, scope=\"z\"",
+            "=",
+            "\"",
+        ] {
+            for fields in [
+                &[spoiled, "Bearer realm=r"][..],
+                &["Bearer realm=r", spoiled],
+                &["Basic, Bearer realm=r", spoiled],
+                &[&format!("Bearer realm=r, {spoiled}")],
+            ] {
+                assert_eq!(choose(parse(fields.iter().copied())), r(), "{fields:?}");
             }
+            let before = format!("{spoiled}, Bearer realm=r");
+            let expected = match spoiled {
+                // Nobody knows where that ends.
+                "\"" => Err("no scheme"),
+                _ => Ok("r"),
+            };
+            match (choose(parse([before.as_str()])), expected) {
+                (Ok(Challenge::Bearer(bearer)), Ok(realm)) => assert_eq!(bearer.realm, realm),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{error}"),
+                (other, _) => panic!("{before}: {other:?}"),
+            }
+        }
+        // A password where no token can be had.
+        assert_eq!(choose(parse(["Bearer service=s, Basic realm=x"])), Ok(Challenge::Basic));
+        assert_eq!(choose(parse(["Bearer realm=\"open, Basic"])).ok(), None);
+        let error = choose(parse(["Negotiate, Bearer service=s"])).unwrap_err();
+        assert_eq!(error, ChallengeError::NoRealm);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_spoil_no_challenge() {
+        let raw = b"HTTP/1.1 401 x\r\nWWW-Authenticate: Basic realm=\"caf\xe9\"\r\n\r\n";
+        let head = ResponseHead::parse(raw).unwrap().unwrap().1;
+        assert_eq!(read(&head), Ok(Challenge::Basic));
+    }
+
+    #[test]
+    fn a_field_full_of_errors_costs_time_in_proportion_to_its_length() {
+        for element in ["=,", "a b,", "Bearer a=b c,", "Bearer a=\"\u{7}\",", "a=\"b,\"c,\""] {
+            let field = element.repeat((64 << 10) / element.len());
+            let found = parse([field.as_str()]);
+            assert!(found.len() <= field.len(), "{element}");
         }
     }
 
     #[test]
     fn a_token_is_preferred_to_a_password() {
-        let choice = |fields: &[&str]| choose(parse(fields.iter().copied())?);
+        let choice = |fields: &[&str]| choose(parse(fields.iter().copied()));
         assert_eq!(choice(&["Basic, Bearer realm=r"]), Ok(bearer("r", "", "", "")));
         assert_eq!(choice(&["Bearer realm=1, Bearer realm=2"]), Ok(bearer("1", "", "", "")));
         assert_eq!(choice(&["Negotiate", "Basic realm=x"]), Ok(Challenge::Basic));
@@ -376,7 +484,7 @@ mod tests {
     #[test]
     fn messages_show_the_field_escaped_and_short() {
         let field = format!("Bearer realm=\"\u{1b}[31m{}", "x".repeat(5000));
-        let message = parse([field.as_str()]).unwrap_err().to_string();
+        let message = choose(parse([field.as_str()])).unwrap_err().to_string();
         assert!(!message.contains('\u{1b}') && message.len() < 250, "{message}");
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! Every decision about where a secret may go is one function with a table of tests:
 //! [`redirect::Trail::follow`] (a `Location`), [`realm::check`] (a token service),
-//! [`address::allowed`] (what its name resolved to) and [`credential::CredentialFile::lookup`] (whose
+//! [`address::allowed`] (what the name of either resolved to) and [`credential::CredentialFile::lookup`] (whose
 //! password it is).
 //!
 //! Not here yet: mirrors ([`endpoint`] says where they go), credential helpers
@@ -31,6 +31,7 @@ pub mod realm;
 pub mod redirect;
 pub mod request;
 pub mod token;
+pub mod warning;
 
 pub use address::AddressClass;
 pub use answer::{Answer, Asked, Refusal};

@@ -44,6 +44,19 @@ pub enum RealmRefused {
         /// The token service.
         realm: Origin,
     },
+    /// The realm is on this machine or in this network, and the registry is not.
+    #[error(
+        "{registry} names {realm} as its token service, an address of this machine or this network, \
+         where the registry itself is not: nothing was sent. If that is right (a forwarded port, \
+         say), name it with --trust-token-service {host}",
+        host = .realm.host()
+    )]
+    Near {
+        /// The registry.
+        registry: Origin,
+        /// The token service.
+        realm: Origin,
+    },
     /// The realm is an address where no token service is.
     #[error(
         "{registry} names {realm} as its token service, an address where machines find their own \
@@ -58,7 +71,7 @@ pub enum RealmRefused {
     /// Credentials would leave the registry's domain.
     #[error(
         "{registry} wants the credentials for it to be sent to {realm}, which is not known to belong \
-         to it: nothing was sent. If it does, {host} must be named as a trusted token service",
+         to it: nothing was sent. If it does, name it with --trust-token-service {host}",
         host = .realm.host()
     )]
     OtherDomain {
@@ -113,12 +126,17 @@ pub fn check(
     let (from, to) = (registry.host(), origin.host());
     let belongs = from == to
         || KNOWN_SERVICES.iter().any(|(domain, service)| is_within(from, domain) && to == *service)
-        || trusted.iter().any(|host| host.eq_ignore_ascii_case(to))
+        || is_trusted(&origin, trusted)
         || same_domain(from, to);
     match belongs {
         true => Ok(RealmGrant::WithCredentials),
         false => Err(RealmRefused::OtherDomain { registry: registry.clone(), realm: origin }),
     }
+}
+
+/// Whether the user trusts `realm` by the name of its host, at any port.
+pub fn is_trusted(realm: &Origin, trusted: &[String]) -> bool {
+    trusted.iter().any(|host| host.eq_ignore_ascii_case(realm.host()))
 }
 
 /// Domains of registries, and the token services that are known to be theirs although the rules for

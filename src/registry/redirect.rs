@@ -3,9 +3,14 @@
 //! Registries redirect blobs to object stores with signed URLs. The store is another party: what is
 //! meant for the registry is not for it to see, and many stores refuse requests that carry both a
 //! signature and an `Authorization`.
+//!
+//! A `Location` is chosen by whoever answers, as a realm is: so what its host resolves to is judged
+//! by [`address::allowed`] before the first byte is sent ([`Redirect::allows`]).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::address::{self, AddressClass, Errand};
 use super::lifetime;
 use crate::error::Class;
 use crate::http::{Error, HttpUrl, ResponseHead, UrlError};
@@ -24,6 +29,8 @@ pub struct Trail {
     lifetime: Duration,
     /// As [`Redirect::keeps_credentials`].
     keeps_credentials: bool,
+    /// In what kind of place the first request was answered.
+    home: AddressClass,
 }
 
 /// Where to ask next.
@@ -35,6 +42,33 @@ pub struct Redirect {
     /// left its origin. What was dropped once is not taken up again, not even at home: by then
     /// somebody else chooses what is asked for in our name.
     pub keeps_credentials: bool,
+    /// Which of its addresses may be connected to.
+    reach: Reach,
+}
+
+/// Which addresses a redirect may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// All: it leads back to the origin that the user named.
+    Home,
+    /// Those that a registry in such a place may send us to.
+    From(AddressClass),
+}
+
+impl Reach {
+    fn allows(self, address: IpAddr) -> bool {
+        match self {
+            Reach::Home => true,
+            Reach::From(home) => address::allowed(Errand::Content, home, address),
+        }
+    }
+}
+
+impl Redirect {
+    /// Whether it may be followed to `address`, one of those that its host resolves to.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.reach.allows(address)
+    }
 }
 
 /// The end of a trail, where more of the same content can be asked for without its beginning.
@@ -48,6 +82,14 @@ pub struct Shortcut {
     /// How long it is good for, from the moment the first request of the trail was sent. To be
     /// counted by a monotonic clock.
     pub lifetime: Duration,
+    reach: Reach,
+}
+
+impl Shortcut {
+    /// As [`Redirect::allows`]: a name may resolve otherwise by now.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.reach.allows(address)
+    }
 }
 
 /// Why a redirect is not followed.
@@ -91,6 +133,17 @@ pub enum RedirectError {
         /// Where to.
         to: Box<HttpUrl>,
     },
+    /// To an address where no registry keeps its content.
+    #[error(
+        "{from} redirects to {to}, an address of this machine or one that only this network knows: \
+         nothing was sent there"
+    )]
+    Address {
+        /// Who redirects.
+        from: Origin,
+        /// Where to.
+        to: Origin,
+    },
     /// One redirect too many.
     #[error("{from} redirects once more after {REDIRECTS_MAX} redirects")]
     TooMany {
@@ -116,15 +169,32 @@ impl Trail {
     /// A trail that starts with the URL asked first.
     pub fn new(start: HttpUrl) -> Trail {
         let (followed, lifetime) = (Vec::new(), REDIRECT_LIFETIME_MAX);
-        Trail { start, followed, lifetime, keeps_credentials: true }
+        let home = AddressClass::Public;
+        Trail { start, followed, lifetime, keeps_credentials: true, home }
+    }
+
+    /// The last request was answered at `address`. Until this is said of the first, it counts as
+    /// answered on the internet, from where the fewest addresses are allowed.
+    pub fn answered_at(&mut self, address: IpAddr) {
+        if self.followed.is_empty() {
+            self.home = AddressClass::of(address);
+        }
+    }
+
+    fn reach(&self, url: &HttpUrl) -> Reach {
+        match url.origin() == self.start.origin() {
+            true => Reach::Home,
+            false => Reach::From(self.home),
+        }
     }
 
     /// Where it led, if that may be asked again. An origin that gets credentials is asked from the
     /// start each time: it decides with each request who may have what.
-    pub fn shortcut(self) -> Option<Shortcut> {
-        let Trail { mut followed, lifetime, keeps_credentials, .. } = self;
-        let url = followed.pop().filter(|_| !keeps_credentials && !lifetime.is_zero())?;
-        Some(Shortcut { url, lifetime })
+    pub fn shortcut(&self) -> Option<Shortcut> {
+        let url = self.followed.last()?.clone();
+        let (lifetime, reach) = (self.lifetime, self.reach(&url));
+        let is_of_use = !self.keeps_credentials && !lifetime.is_zero();
+        is_of_use.then_some(Shortcut { url, lifetime, reach })
     }
 
     /// How often it was redirected.
@@ -162,8 +232,9 @@ impl Trail {
         }
         self.followed.push(url.clone());
         self.lifetime = self.lifetime.min(lifetime::of_redirect(head, &url));
-        self.keeps_credentials &= url.origin() == self.start.origin();
-        Ok(Redirect { url, keeps_credentials: self.keeps_credentials })
+        let reach = self.reach(&url);
+        self.keeps_credentials &= reach == Reach::Home;
+        Ok(Redirect { url, keeps_credentials: self.keeps_credentials, reach })
     }
 
     fn asked(&self) -> impl Iterator<Item = &HttpUrl> {
@@ -357,8 +428,44 @@ mod tests {
             }
             let shortcut = trail.shortcut();
             let shortcut =
-                shortcut.map(|Shortcut { url, lifetime }| (url.absolute(), lifetime.as_secs()));
+                shortcut.map(|Shortcut { url, lifetime, .. }| (url.absolute(), lifetime.as_secs()));
             assert_eq!(shortcut, expected, "{locations:?}");
+        }
+    }
+
+    /// Where a registry in each kind of place may redirect to: a public address, a private one, this
+    /// machine, and one that is never right.
+    #[test]
+    fn a_redirect_leads_no_nearer_than_it_may() {
+        for (home, location, expected) in [
+            (Some("1.1.1.1"), "https://s3.example/", [true, true, false, false]),
+            (Some("10.0.0.1"), "https://s3.example/", [true, true, false, false]),
+            (Some("127.0.0.1"), "https://s3.example/", [true, true, true, false]),
+            (Some("::1"), "https://s3.example/", [true, true, true, false]),
+            (Some("169.254.1.1"), "https://s3.example/", [true, true, false, false]),
+            (None, "https://s3.example/", [true, true, false, false]),
+            // The user named this origin, wherever it is.
+            (Some("1.1.1.1"), "/y", [true; 4]),
+            (Some("1.1.1.1"), "https://a.example:443/y", [true; 4]),
+            (Some("1.1.1.1"), "https://a.example:444/y", [true, true, false, false]),
+        ] {
+            let mut trail = Trail::new(HttpUrl::parse("https://a.example/x").unwrap());
+            if let Some(home) = home {
+                trail.answered_at(home.parse().unwrap());
+            }
+            let redirect = trail.follow(&head(&[location])).unwrap();
+            let addresses = ["1.0.0.1", "10.9.9.9", "127.0.0.2", "169.254.169.254"];
+            let allowed = addresses.map(|address| redirect.allows(address.parse().unwrap()));
+            assert_eq!(allowed, expected, "{home:?} {location}");
+            if let Some(shortcut) = trail.shortcut() {
+                let allowed = addresses.map(|address| shortcut.allows(address.parse().unwrap()));
+                assert_eq!(allowed, expected, "{home:?} {location}, later");
+            }
+            // Who answers on the way is not who the user named.
+            trail.answered_at("127.0.0.1".parse().unwrap());
+            let redirect = trail.follow(&head(&["https://c.example/"])).unwrap();
+            let near = redirect.allows("127.0.0.2".parse().unwrap());
+            assert_eq!(near, matches!(home, Some("127.0.0.1" | "::1")), "{home:?} {location}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::engine::look_up;
 use super::{Deadline, Error};
 use crate::limits::{NAME_ADDRESSES_MAX, NAME_LIFETIME, NAMES_KEPT_MAX};
+use crate::origin::is_localhost;
 
 /// Looks names up, and keeps their addresses for [`NAME_LIFETIME`]. All connections of a pull share
 /// one; cloning gives another handle to the same.
@@ -70,7 +71,7 @@ impl Resolver {
     }
 
     /// The addresses of `host`, in the order of the system's resolver (RFC 6724). An IP address is
-    /// its own answer; no query is made for it.
+    /// its own answer, and so are `localhost` and the names below it: no query is made for them.
     ///
     /// A failure is told to all who wait for it, and then forgotten.
     ///
@@ -84,6 +85,11 @@ impl Resolver {
     ) -> Result<Vec<SocketAddr>, Error> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        if is_localhost(host) {
+            // In the order of RFC 6724, as the system's resolver has them where it knows both.
+            let both = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+            return Ok(both.map(|address| SocketAddr::new(address, port)).to_vec());
         }
         let answer = match self.known_or_asked(host, deadline.limit) {
             Ok(addresses) => Ok(addresses),

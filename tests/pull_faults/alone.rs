@@ -313,6 +313,30 @@ fn check_ends(running: Running, signal: Signal, code: i32, out: &Destination, wh
     out.expect(Disk::Blobs, &IMAGE);
 }
 
+// --- warnings ------------------------------------------------------------------------------------
+
+#[test]
+fn each_warning_of_a_registry_is_shown_once() {
+    let warning = "299 - \"Log in, or be limited.\", 110 cache \"stale\"";
+    for engine in engines() {
+        let faults = Rule::on(Kind::Any).then(Action::field("Warning", warning));
+        let options = Options { faults: faults.into(), ..Options::default() };
+        let scene = Scene::serving(options, &IMAGE);
+        let out = Destination::new();
+        let destination = out.reference();
+        // Even where little is said: it is for the user.
+        let arguments = pulling(engine, &scene.reference, &destination, &["--quiet"]);
+        let mut command = in_environment(&arguments);
+        command.env("RINGPULL_VERBOSE", "0");
+        let outcome = run(command);
+        outcome.expect_success();
+        let registry = scene.registry.as_ref().unwrap().address();
+        let expected = format!("ringpull: warning: {registry} says: Log in, or be limited.\n");
+        assert_eq!(outcome.stderr, expected, "{engine}");
+        out.expect(Disk::Image, &IMAGE);
+    }
+}
+
 // --- 73: nobody listens --------------------------------------------------------------------------
 
 #[test]

@@ -231,6 +231,30 @@ fn a_signal_ends_the_wait_for_a_name_server() {
     }
 }
 
+// --- 91: this machine ----------------------------------------------------------------------------
+
+#[test]
+fn a_name_below_localhost_stays_on_this_machine_whatever_a_resolver_says() {
+    let etc = Etc::new(&[("hosts", "127.0.0.2 registry.localhost localhost\n".to_owned())]);
+    if !etc.works() {
+        return;
+    }
+    for engine in engines() {
+        for name in ["registry.localhost", "localhost"] {
+            let (_scene, address) = at("127.0.0.1", Script::default(), &IMAGE);
+            // Whoever the resolver names, with a port that is told apart by the address alone.
+            let elsewhere = TcpListener::bind(("127.0.0.2", address.port())).unwrap();
+            elsewhere.set_nonblocking(true).unwrap();
+            let out = Destination::new();
+            let name = format!("{name}:{}/demo", address.port());
+            let outcome = etc.start(engine, &name, &out, &["--retries", "0"]).wait();
+            outcome.expect_success();
+            out.expect(Disk::Image, &IMAGE);
+            assert!(elsewhere.accept().is_err(), "{engine}: {name} was looked for elsewhere");
+        }
+    }
+}
+
 // --- 5: several addresses ------------------------------------------------------------------------
 
 fn two_addresses() -> Etc {

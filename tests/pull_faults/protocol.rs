@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringpull::demo::{
     Action, Auth, Bearer, Blob, BlobRedirect, Credentials, Door, Format, Image, Index, Kind,
-    Options, Platform, Registry, Rule, Script, ScriptedPeer, Step, Which,
+    Options, Platform, Registry, RequestLine, Rule, Script, ScriptedPeer, Step, Which,
 };
 use ringpull::image::MediaType;
 use serde_json::{Value, json};
@@ -303,8 +303,97 @@ pub fn credentials() -> Vec<Row> {
         })
         .asked(Kind::Token, 1),
     ]);
+    rows.extend(challenges());
     rows.extend(realms());
     rows
+}
+
+/// Challenges that can be answered although something is odd about them.
+fn challenges() -> Vec<Row> {
+    let good = "Bearer realm=\"REALM\",service=\"s\",scope=\"repository:demo:pull\"";
+    let before = format!("Basic realm=My Registry, {good}");
+    let behind = format!("{good}, Bearer realm=");
+    let twice = format!("{good}, service=s, scope=\"repository:demo:pull\"");
+    let mut rows = Vec::new();
+    for (name, code, fields) in [
+        ("101 a malformed challenge in a field before", 401, vec!["Basic realm=My Registry", good]),
+        ("101 a malformed challenge before, in the field", 401, vec![&before]),
+        ("101 a malformed challenge behind, in the field", 401, vec![&behind]),
+        ("101 a challenge without a realm beside it", 401, vec!["Bearer service=\"s\"", good]),
+        ("101 a parameter twice, with one value", 401, vec![&twice]),
+        ("101 a 403 with a challenge", 403, vec![good]),
+        ("101 a 403 with a malformed challenge and a good one", 403, vec!["Basic realm=a b", good]),
+    ] {
+        let fields: Vec<String> = fields.into_iter().map(str::to_owned).collect();
+        rows.push(
+            row_of(name, move || challenging(code, &fields, 1)).asked(Kind::Manifest, 2).log(
+                |log| {
+                    let asked: Vec<bool> = log
+                        .iter()
+                        .filter(|line| line.kind == Kind::Manifest)
+                        .map(RequestLine::authorized)
+                        .collect();
+                    assert_eq!(asked, [false, true]);
+                },
+            ),
+        );
+    }
+    let refuses = |value: &str, credentials: bool| {
+        let value = value.to_owned();
+        move || {
+            let scene = challenging(403, std::slice::from_ref(&value), u64::MAX);
+            if credentials { with_authfile(scene) } else { scene }
+        }
+    };
+    let denied = "the registry refused access (status 403)";
+    rows.extend([
+        row_of("101 a 403 with a challenge, again and again", refuses(good, false))
+            .fails(4, "auth", denied, Nothing)
+            .asked(Kind::Manifest, 2),
+        row_of("101 a 403 with Basic, and no credentials", refuses("Basic realm=\"x\"", false))
+            .fails(4, "auth", denied, Nothing)
+            .asked(Kind::Manifest, 1),
+        row_of("101 a 403 with Basic, and a password that is refused", {
+            refuses("Basic realm=\"x\"", true)
+        })
+        .fails(4, "auth", denied, Nothing)
+        .asked(Kind::Manifest, 2),
+        row_of("101 a 403 with an unknown scheme", refuses("Negotiate", true))
+            .fails(4, "auth", denied, Nothing)
+            .asked(Kind::Manifest, 1),
+        row_of("101 a 403 with Basic, and the right password", || {
+            let fields = vec![("WWW-Authenticate".into(), "Basic realm=\"x\"".into())];
+            let refusal = Action::Status { code: 403, fields, body: Bytes::new() };
+            let faults = Rule::on(Kind::Challenge).then(refusal).into();
+            let auth = needs_password().map(Auth::Basic);
+            with_authfile(Scene::serving(Options { auth, faults, ..Options::default() }, &IMAGE))
+        })
+        .asked(Kind::Challenge, 1)
+        .asked(Kind::Manifest, 1),
+    ]);
+    rows
+}
+
+/// A registry that refuses manifests the first few times, by these challenges, in which `REALM` is the
+/// URL of a token service.
+fn challenging(code: u16, fields: &[String], times: u64) -> Scene {
+    let service = Registry::start(wants_token(Bearer::default())).unwrap();
+    let realm = format!("{}/token", service.origin());
+    let fields = fields
+        .iter()
+        .map(|value| ("WWW-Authenticate".to_owned(), value.replace("REALM", &realm)))
+        .collect();
+    let refusal = Action::Status { code, fields, body: Bytes::new() };
+    let faults = Rule::on(Kind::Manifest).first(times).then(refusal).into();
+    Scene::serving(Options { faults, ..Options::default() }, &IMAGE).keep(service)
+}
+
+/// Rows about a registry at another address than loopback, which is none that anybody else reaches:
+/// Linux takes 0.0.0.0 for this machine.
+fn from_elsewhere(options: Options) -> Scene {
+    let mut scene = Scene::serving(options, &IMAGE);
+    scene.reference = scene.reference.replace("127.0.0.1", "0.0.0.0");
+    scene.with(&["--plain-http"])
 }
 
 /// Token services that are not asked, or not with a password. Nothing of them is ever reached.
@@ -363,6 +452,28 @@ fn realms() -> Vec<Row> {
         })
         .fails(6, "realm-refused", "redirects, which is not followed", Nothing)
         .asked(Kind::Other, 0),
+        row_of("50 a token service on this machine, the registry elsewhere", || {
+            from_elsewhere(wants_token(Bearer { own_port: true, ..Bearer::default() }))
+        })
+        .fails(
+            6,
+            "realm-refused",
+            "nothing was sent. If that is right (a forwarded port, say), name it with \
+             --trust-token-service 127.0.0.1",
+            Nothing,
+        )
+        .asked(Kind::Token, 0),
+        row_of("50 the same, trusted by the user", || {
+            from_elsewhere(wants_token(Bearer { own_port: true, ..Bearer::default() }))
+                .with(&["--trust-token-service", "http://127.0.0.1:5001/token"])
+        })
+        .asked(Kind::Token, 1),
+        row_of("50 trust makes no token service of a place of credentials", || {
+            let realm = Some("http://169.254.169.254/token".to_owned());
+            Scene::serving(wants_token(Bearer { realm, ..Bearer::default() }), &IMAGE)
+                .with(&["--trust-token-service", "169.254.169.254"])
+        })
+        .fails(6, "realm-refused", "an address where machines find their own", Nothing),
     ]);
     rows
 }
@@ -464,7 +575,13 @@ pub fn redirects() -> Vec<Row> {
         })
         .fails(4, "auth", "(status 403)", Blobs)
         .starts(&[0, 0]),
+        row_of("91 a name below localhost is this machine", || {
+            let mut scene = Scene::serving(Options::default(), &IMAGE);
+            scene.reference = scene.reference.replace("127.0.0.1", "registry.localhost");
+            scene
+        }),
     ]);
+    rows.extend(redirects_nearby());
     rows
 }
 
@@ -519,6 +636,79 @@ pub fn storages() -> Vec<Row> {
         .starts(&[0]),
     ]);
     rows
+}
+
+/// Redirects to where no registry keeps its content: not a byte is sent there.
+fn redirects_nearby() -> Vec<Row> {
+    let text = "an address of this machine or one that only this network knows: nothing was sent";
+    let mut rows = Vec::new();
+    for (name, location) in [
+        ("90 a layer where clouds keep credentials", "http://169.254.169.254/latest/meta-data"),
+        ("90 the same in IPv6", "http://[fd00:ec2::254]/latest"),
+        ("90 the same in IPv6, mapped", "http://[::ffff:169.254.169.254]/latest"),
+        ("90 the same as a number", "http://2852039166/latest"),
+        ("90 a link-local address", "http://[fe80::1]:5000/x"),
+    ] {
+        rows.push(
+            row(name, layer(Action::redirect(location)))
+                .fails(6, "redirect", text, Blobs)
+                .starts(&[0]),
+        );
+    }
+    rows.extend([
+        // Somebody is there, and must not be asked.
+        row_of("90 an address that is this machine's by accident", || {
+            let (redirect, other) = to_neighbour("0.0.0.0");
+            let faults = Rule::on(Kind::Blob).layer(0).then(redirect).into();
+            Scene::serving(Options { faults, ..Options::default() }, &IMAGE).keep(other)
+        })
+        .fails(6, "redirect", text, Blobs),
+        row_of("90 this machine, the registry elsewhere", || {
+            let (redirect, other) = to_neighbour("127.0.0.1");
+            let faults = Rule::on(Kind::Blob).layer(0).then(redirect).into();
+            from_elsewhere(Options { faults, ..Options::default() }).keep(other)
+        })
+        .fails(6, "redirect", text, Blobs),
+        row_of("90 this machine by a name, the registry elsewhere", || {
+            let (redirect, other) = to_neighbour("storage.localhost");
+            let faults = Rule::on(Kind::Manifest).then(redirect).into();
+            from_elsewhere(Options { faults, ..Options::default() }).keep(other)
+        })
+        .fails(6, "redirect", text, Nothing),
+        row_of("90 back to the registry, wherever it is", || {
+            let scene = from_elsewhere(Options::default());
+            let registry = scene.registry.as_ref().unwrap();
+            let digest = IMAGE.layers[1].digest;
+            let location = format!(
+                "http://0.0.0.0:{}/v2/demo/blobs/{digest}?again",
+                registry.address().port()
+            );
+            let rule = Rule::on(Kind::Blob).layer(1).first(1).then(Action::redirect(&location));
+            registry.set_faults(rule.into());
+            scene
+        }),
+    ]);
+    rows
+}
+
+/// A redirect to somebody at `host` who has the layer, and must not be asked.
+fn to_neighbour(host: &str) -> (Action, Unasked) {
+    let other = Registry::start(Options::default()).unwrap();
+    other.add("demo", "latest", &IMAGE);
+    let (port, digest) = (other.address().port(), IMAGE.layers[0].digest);
+    let location = format!("http://{host}:{port}/v2/demo/blobs/{digest}");
+    (Action::redirect(&location), Unasked(other))
+}
+
+/// A registry that nobody may connect to.
+struct Unasked(Registry);
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.0.connections_accepted(), 0, "{:#?}", self.0.log());
+        }
+    }
 }
 
 /// A registry that wants a password redirects manifests to another one, which redirects back.
@@ -650,6 +840,9 @@ pub fn refusals() -> Vec<Row> {
         row("54 429 for more seconds than there are", manifest(later(&"9".repeat(30))))
             .fails(5, "rate-limited", "to be asked again in", Nothing)
             .asked(Kind::Manifest, 1),
+        row("54 429 that may be asked again at once", manifest(later("0")))
+            .fails(5, "rate-limited", "too many requests (status 429), attempt 2 of 2", Nothing)
+            .asked(Kind::Manifest, 2),
         row("54 429 for nonsense", manifest(later("soon")))
             .fails(5, "rate-limited", "attempt 2 of 2", Nothing)
             .asked(Kind::Manifest, 2),
@@ -689,6 +882,13 @@ pub fn refusals() -> Vec<Row> {
             manifest(status(400, &[], &body.to_string()))
         })
         .fails(6, "http-status", r"X: \u{1b}[31mred\u{9b}2J", Nothing),
+        row("80 escape codes in a warning", {
+            manifest(Action::field(
+                "Warning",
+                "299 - \"\u{1b}[2Jringpull: all is\\\\ well\u{202e}\"",
+            ))
+        })
+        .says(r"says: \u{1b}[2Jringpull: all is\ well\u{202e}"),
         row("80 escape codes in a head", {
             manifest(Action::raw(
                 "HTTP/1.1 200 OK\r\nContent-Length: \u{9b}2J\r\n\r\n",
