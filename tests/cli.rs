@@ -15,12 +15,14 @@ use std::sync::LazyLock;
 
 use ringpull::demo::{
     Action, Auth, Bearer, BlobRedirect, Credentials, Format, Image, Index, Kind, Options, Platform,
-    Registry, Rule, Script,
+    Registry, RequestLine, Rule, Script,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use support::layout::Layout;
-use support::process::{Outcome, ringpull, run};
+use support::process::{Outcome, Running, SOON, ringpull, run};
 use support::ringpull::{engines, write_authfile};
+use support::server::eventually;
 use support::skip::{Lack, skipped};
 use support::tools::text;
 use tempfile::TempDir;
@@ -790,12 +792,26 @@ fn a_resumed_pull_counts_what_is_there_from_the_start() {
         ]);
         let world = World::new(Options { faults, ..Options::default() });
         world.registry.add("demo", "latest", &image);
-        for (at_once, stopped) in
-            [("2", "stopped: 0.2 of 1.6 MiB"), ("1", "stopped: 0.2 of 1.6 MiB")]
-        {
-            let flags = ["--engine", engine, "--timeout", "2s", "--jobs", at_once];
-            let outcome = world.pull(&[&flags[..], &["--connections", at_once]].concat(), &[]);
-            outcome.expect_failure(5, "timeout", "the same command goes on from there");
+        let name = format!("sha256-{}", image.layers[1].digest.hex());
+        let partial = world.path("out").join(".ringpull/partial").join(name);
+        let received = || std::fs::metadata(&partial).is_ok_and(|file| file.len() >= 300_000);
+        for at_once in ["2", "1"] {
+            let reference = world.registry.reference("demo", "latest");
+            let destination = world.layout().reference("latest");
+            let flags = ["--jobs", at_once, "--connections", at_once];
+            let pull = ["pull", "--engine", engine, &reference, &destination];
+            let before = world.registry.log().len();
+            let running = Running::start(ringpull(&[&pull[..], &flags].concat()));
+            let large = image.layers[0].digest.to_string();
+            let asked = |log: &[RequestLine]| {
+                log[before..].iter().any(|line| line.target.ends_with(&large))
+            };
+            assert!(world.registry.wait_until(SOON, asked));
+            eventually(|| received().then_some(())).expect("some of the small layer is there");
+            running.signal(Signal::INT);
+            let outcome = running.wait();
+            outcome.expect_failure(130, "interrupted", "the same command goes on from there");
+            let stopped = "stopped: 0.2 of 1.6 MiB";
             assert!(outcome.stderr.contains(stopped), "{at_once}: {}", outcome.all);
         }
     }
@@ -845,6 +861,8 @@ fn the_result_is_on_stdout_and_the_rest_on_stderr() {
     for status in ["Downloaded newer image for", "Image is up to date for"] {
         let outcome = world.pull(&[], &[]);
         outcome.expect_success();
+        // The config is no layer.
+        assert!(outcome.stderr.contains(" 2 of 2 layers complete\n"), "{}", outcome.all);
         assert_eq!(outcome.stdout, format!("Digest: {digest}\nStatus: {status} {reference}\n"));
         assert!(outcome.stderr.starts_with("latest: Pulling from demo\n"), "{}", outcome.all);
     }

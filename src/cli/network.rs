@@ -99,7 +99,7 @@ pub(super) struct NetworkArgs {
     /// Longest time for a name to be resolved
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = shown(RESOLVE_TIMEOUT), env = "RINGPULL_RESOLVE_TIMEOUT")]
     resolve_timeout: Duration,
-    /// Further attempts after a failure, in a row without progress; 0 means one attempt
+    /// Further attempts after a failure, in a row that bring no new byte; 0 means one attempt
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=RETRIES_MAX), default_value_t = RETRIES, env = "RINGPULL_RETRIES")]
     retries: u32,
     /// Longest time that a registry may ask to be left alone; more fails at once

@@ -31,6 +31,7 @@ mod throttle;
 mod tuner;
 mod workers;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ use crate::config::PullConfig;
 use crate::image::manifest::Content;
 use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
-use crate::report::{BlobProgress, Reporter, Summary, format, peak_memory};
+use crate::report::{BlobProgress, PullProgress, Reporter, Shown, Summary, format, peak_memory};
 use crate::store::{Destination, Presence, Registered, Store, Swept};
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
@@ -195,6 +196,9 @@ async fn pull_with(
     }
     let connector = engine.connector();
     let blobs = std::mem::take(&mut resolved.blobs);
+    let progress =
+        context.reporter.pull(blobs.iter().map(|blob| shown_as(blob, &resolved.configs)));
+    let blobs = (blobs, progress);
     let fetched = fetch_missing(context, blobs, config, executor, &connector, stop).await?;
     if let Some(offered) = resolve::other_platform(context, &resolved, &config.platforms) {
         reporter.warn(&format!(
@@ -218,17 +222,23 @@ async fn pull_with(
     Ok(Pulled { digest, manifest, downloaded, engine: choice, summary })
 }
 
-/// Fetches what the store does not have; whether there was anything.
+/// How a blob is shown: a config is no layer, and says so.
+fn shown_as(blob: &Content, configs: &HashSet<Digest>) -> Shown {
+    let Descriptor { digest, size, .. } = blob.descriptor;
+    let is_layer = !configs.contains(&digest);
+    let name = if is_layer { digest.short() } else { format!("{} (config)", digest.short()) };
+    Shown { name, size, is_layer }
+}
+
+/// Fetches what the store does not have, and shows it; whether there was anything.
 async fn fetch_missing(
     context: &Arc<Context>,
-    blobs: Vec<Content>,
+    (blobs, progress): (Vec<Content>, PullProgress),
     config: &PullConfig,
     executor: Executor,
     connector: &Connector,
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<bool, Error> {
-    let shown = blobs.iter().map(|blob| (blob.descriptor.digest.short(), blob.descriptor.size));
-    let progress = context.reporter.pull(shown);
     let mut jobs = Vec::new();
     let mut embedded = false;
     for (Content { descriptor, urls, data }, progress) in blobs.into_iter().zip(progress.blobs()) {

@@ -1,6 +1,6 @@
 //! From a reference to the manifests it means, and the blobs they need.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::SystemTime;
 
 use super::Context;
@@ -32,6 +32,8 @@ pub(super) struct Resolved {
     pub(super) documents: Vec<(Descriptor, Vec<u8>)>,
     /// Configs and layers, each digest once.
     pub(super) blobs: Vec<Content>,
+    /// Which of them are configs: those are no layers.
+    pub(super) configs: HashSet<Digest>,
     /// The config that says whether the image runs on this machine, where nothing else does and
     /// nobody asked for a platform. To be looked at once it is here.
     pub(super) unchecked: Option<Descriptor>,
@@ -221,6 +223,7 @@ impl Resolved {
             root: first.clone(),
             documents: Vec::new(),
             blobs: Vec::new(),
+            configs: HashSet::new(),
             unchecked: None,
             sizes: HashMap::new(),
             kept: 0,
@@ -231,6 +234,7 @@ impl Resolved {
     fn add(&mut self, context: &Context, fetched: Fetched) -> Result<(), Error> {
         let Fetched { descriptor, bytes, document } = fetched;
         if let Document::Manifest(Manifest { config, layers, .. }) = document {
+            self.configs.insert(config.descriptor.digest);
             for content in std::iter::once(config).chain(layers) {
                 if self.is_new(context, &content.descriptor)? {
                     let embedded = content.data.as_ref().map_or(0, Vec::len);
