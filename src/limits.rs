@@ -506,6 +506,11 @@ pub const TUNER_CPU_SHARE_MAX: u64 = 55;
 /// in per cent; what it was ready to use and others had counts.
 pub const TUNER_CPU_SHARE_FAIR: u64 = 25;
 
+/// Share of all cores below which a pull is not short of them, however long it waits for one, in per cent:
+/// with it, it would receive tens of MB/s.
+pub const TUNER_CPU_SHARE_LITTLE: u64 = 4;
+const _: () = assert!(TUNER_CPU_SHARE_LITTLE < TUNER_CPU_SHARE_FAIR);
+
 /// Share of the cores in use above which connections stop to share blobs, in per cent. Well above the
 /// share at which they begin, for sharing uses more.
 pub const TUNER_SPREAD_CPU_MAX: u64 = 90;

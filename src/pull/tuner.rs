@@ -18,9 +18,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::limits::{
-    CONNECTIONS_AUTO, TUNER_BACK_OFF_MIN, TUNER_CPU_SHARE_FAIR, TUNER_CPU_SHARE_MAX,
-    TUNER_EVEN_TICKS_MIN, TUNER_GAIN_BEYOND, TUNER_GAIN_MIN, TUNER_GAIN_QUICK, TUNER_INTERVAL,
-    TUNER_REST, TUNER_RHYTHM, TUNER_SPREAD_CPU_MAX, TUNER_TICKS_MAX, TUNER_WORTH,
+    CONNECTIONS_AUTO, TUNER_BACK_OFF_MIN, TUNER_CPU_SHARE_FAIR, TUNER_CPU_SHARE_LITTLE,
+    TUNER_CPU_SHARE_MAX, TUNER_EVEN_TICKS_MIN, TUNER_GAIN_BEYOND, TUNER_GAIN_MIN, TUNER_GAIN_QUICK,
+    TUNER_INTERVAL, TUNER_REST, TUNER_RHYTHM, TUNER_SPREAD_CPU_MAX, TUNER_TICKS_MAX, TUNER_WORTH,
 };
 use crate::report::format;
 
@@ -53,9 +53,11 @@ pub(super) struct Cpu {
 impl Cpu {
     /// How much of what this process could have it has, in per cent. What others use is theirs, if
     /// this process wants much itself; one that wants little waits for the network, and a busy
-    /// neighbour must not keep it small.
+    /// neighbour must not keep it small. Nor is one short of cores that uses next to nothing: on a
+    /// crowded machine each wait for one is long, and looks like work.
     fn saturation(self) -> u64 {
         match self.wanted {
+            _ if self.used < TUNER_CPU_SHARE_LITTLE => self.used,
             TUNER_CPU_SHARE_FAIR.. => self.used * 100 / (self.used + self.idle).max(1),
             wanted => wanted,
         }
@@ -655,5 +657,6 @@ mod tests {
         assert!(!spreads(60, 90, 2, true), "nothing is idle");
         assert!(spreads(5, 8, 0, false), "the network is slow, and others use all cores");
         assert!(!spreads(20, 95, 0, false), "others use all cores, and we wait for ours");
+        assert!(spreads(2, 60, 0, false), "others use all cores, and we need next to nothing");
     }
 }
