@@ -477,6 +477,10 @@ pub const TUNER_INTERVAL: Duration = Duration::from_millis(75);
 /// (`ngx_http_write_filter_module.c`); a window a little longer holds one burst of each.
 pub const TUNER_RHYTHM: Duration = Duration::from_millis(1200);
 
+/// Rate of a connection, in bytes per second, up to which less than a whole window may be a part of a
+/// burst: nginx sends 2 MiB at once (`sendfile_max_chunk`).
+pub const TUNER_BURST_RATE: u64 = 2 << 20;
+
 /// Fewest ticks that tell whether bytes come evenly.
 pub const TUNER_EVEN_TICKS_MIN: usize = 3;
 

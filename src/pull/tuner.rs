@@ -18,9 +18,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::limits::{
-    CONNECTIONS_AUTO, TUNER_BACK_OFF_MIN, TUNER_CPU_SHARE_FAIR, TUNER_CPU_SHARE_LITTLE,
-    TUNER_CPU_SHARE_MAX, TUNER_EVEN_TICKS_MIN, TUNER_GAIN_BEYOND, TUNER_GAIN_MIN, TUNER_GAIN_QUICK,
-    TUNER_INTERVAL, TUNER_REST, TUNER_RHYTHM, TUNER_SPREAD_CPU_MAX, TUNER_TICKS_MAX, TUNER_WORTH,
+    CONNECTIONS_AUTO, TUNER_BACK_OFF_MIN, TUNER_BURST_RATE, TUNER_CPU_SHARE_FAIR,
+    TUNER_CPU_SHARE_LITTLE, TUNER_CPU_SHARE_MAX, TUNER_EVEN_TICKS_MIN, TUNER_GAIN_BEYOND,
+    TUNER_GAIN_MIN, TUNER_GAIN_QUICK, TUNER_INTERVAL, TUNER_REST, TUNER_RHYTHM,
+    TUNER_SPREAD_CPU_MAX, TUNER_TICKS_MAX, TUNER_WORTH,
 };
 use crate::report::format;
 
@@ -135,9 +136,16 @@ impl Window {
         format::per_second(self.bytes(), self.elapsed().max(Duration::from_millis(1)))
     }
 
+    /// Whether bytes may be coming in bursts. What a few connections brought in a part of a second says
+    /// little where that is less than a burst.
+    fn is_bursty(&self, connections: usize) -> bool {
+        let is_little = self.rate() / connections.max(1) as u64 <= TUNER_BURST_RATE;
+        !self.is_even() || (is_little && !self.is_whole())
+    }
+
     /// Bytes per second, where a first burst counts as what it may be: a whole second's worth.
-    fn prudent_rate(&self) -> u64 {
-        match self.is_whole() || self.is_even() {
+    fn prudent_rate(&self, connections: usize) -> u64 {
+        match self.is_whole() || !self.is_bursty(connections) {
             true => self.rate(),
             false => format::per_second(self.bytes(), self.elapsed() + Duration::from_secs(1)),
         }
@@ -168,6 +176,8 @@ pub(super) struct Tuner {
 struct Known {
     connections: usize,
     rate: u64,
+    /// The same, if the bytes came evenly after all.
+    even_rate: u64,
     /// Bytes came in bursts: what more connections bring is judged by a whole window only.
     bursty: bool,
 }
@@ -312,14 +322,15 @@ impl Tuner {
     fn learn(&mut self, window: &Window) {
         self.rate = window.rate();
         if window.is_telling() {
-            self.rate_each = Some(window.prudent_rate() / self.target.max(1) as u64);
+            let rate = window.prudent_rate(self.target);
+            self.rate_each = Some(rate / self.target.max(1) as u64);
         }
     }
 
     /// Asks for more connections, if those that there are may be too few; what these brought.
     fn try_more(&mut self, window: &Window, measured: Measured) -> Option<Known> {
         let beyond = self.target >= CONNECTIONS_AUTO;
-        let bursty = !window.is_even();
+        let bursty = window.is_bursty(self.target);
         // At first, a third of a second is enough to see that more may bring more, not how much.
         if !window.is_telling() || (beyond && !window.is_whole()) {
             return None;
@@ -328,8 +339,13 @@ impl Tuner {
         if measured.left < window.rate().saturating_mul(TUNER_WORTH.as_secs()) {
             return None;
         }
-        let rate = window.prudent_rate();
-        let before = Known { connections: self.target, rate, bursty: bursty && !beyond };
+        let rate = window.prudent_rate(self.target);
+        let before = Known {
+            connections: self.target,
+            rate,
+            even_rate: window.rate(),
+            bursty: bursty && !beyond,
+        };
         (self.enough.is_none_or(|enough| window.rate() < enough) && self.add(measured, &before))
             .then_some(before)
     }
@@ -356,7 +372,10 @@ impl Tuner {
     fn judge(&mut self, before: Known, window: Window, measured: Measured, now: Instant) -> State {
         let grown = (self.target as u64 * 100 / before.connections as u64).saturating_sub(100);
         let beyond = before.connections >= CONNECTIONS_AUTO;
-        let gain = |rate: u64| (rate.saturating_mul(100) / before.rate.max(1)).saturating_sub(100);
+        // A whole window tells what a part of one could not: whether there were bursts.
+        let is_even = window.is_whole() && window.is_even();
+        let rate_before = if is_even { before.even_rate } else { before.rate };
+        let gain = |rate: u64| (rate.saturating_mul(100) / rate_before.max(1)).saturating_sub(100);
         // Soon, if they bring what they should.
         let quick = gain(window.rate()) >= grown * TUNER_GAIN_QUICK / 100;
         if quick && !before.bursty && !beyond {
@@ -378,7 +397,7 @@ impl Tuner {
         let enough = if beyond { TUNER_GAIN_BEYOND } else { TUNER_GAIN_MIN };
         if gain < enough {
             self.target = before.connections;
-            self.rest_until(window, before.rate, now);
+            self.rest_until(window, rate_before, now);
             return std::mem::replace(&mut self.state, State::Waiting);
         }
         // As many as would bring that, and half of that more: shares differ.
@@ -539,13 +558,33 @@ mod tests {
 
     #[test]
     fn one_connection_that_fills_the_line_stays_nearly_alone() {
-        for rate in [MIB / 4, 10 * MIB, 1000 * MIB] {
+        for rate in [10 * MIB, 1000 * MIB] {
             let mut scene = Scene::new(1, 128, rate, rate, Flow::Even);
             assert_eq!((scene.run_for(2), scene.highest), (1, 2), "{rate}");
             // It is tried again now and then, and each time for longer not.
             let tried = (0..30).filter(|_| scene.run_for(1) > 1).count();
             assert!((1..=8).contains(&tried), "{tried}");
         }
+        // What may be the beginning of a burst gets a few.
+        let mut scene = Scene::new(1, 128, MIB / 4, MIB / 4, Flow::Even);
+        let few = (0..800).filter(|_| scene.run(1) <= 8).count();
+        assert!(few > 600, "{few} ticks of 800");
+    }
+
+    #[test]
+    fn bursts_that_seem_even_for_a_moment_are_bursts() {
+        // The first bursts of two connections, and of their next pieces, happen to come in a row.
+        let mut scene = Scene::new(2, 16, 60 << 10, OPEN, Flow::Bursts);
+        scene.bytes = 60 << 10;
+        for _ in 0..4 {
+            scene.now += TUNER_INTERVAL;
+            scene.bytes += 30 << 10;
+            let (bytes, left, cpu) = (scene.bytes, scene.left, IDLE);
+            let measured = Measured { bytes, left, cpu, saturated: true, flowing: true };
+            scene.tuner.tick(measured, scene.now);
+        }
+        scene.now += TUNER_INTERVAL;
+        assert_eq!(scene.run_for(2), 16);
     }
 
     #[test]
@@ -606,11 +645,11 @@ mod tests {
 
     #[test]
     fn connections_that_have_not_begun_are_waited_for() {
-        let mut scene = Scene::new(4, 128, MIB, OPEN, Flow::Even);
+        let mut scene = Scene::new(4, 128, 10 * MIB, OPEN, Flow::Even);
         while scene.run(1) == 4 {}
         let tick = |scene: &mut Scene, flowing| {
             scene.now += TUNER_INTERVAL;
-            scene.bytes += MIB / 4;
+            scene.bytes += 3 * MIB;
             let (bytes, left, cpu) = (scene.bytes, scene.left, IDLE);
             scene.tuner.tick(Measured { bytes, left, cpu, saturated: true, flowing }, scene.now);
             scene.tuner.target()
@@ -619,7 +658,7 @@ mod tests {
             assert_eq!(tick(&mut scene, false), 8);
         }
         assert_eq!(tick(&mut scene, true), 8);
-        scene.bytes += 8 * MIB;
+        scene.bytes += 9 * MIB;
         assert_eq!(tick(&mut scene, true), 16);
     }
 
