@@ -152,9 +152,15 @@ fn add_file(
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate.clone()).map_err(|error| unusable(error.to_string()))?;
-        named.push(certificate);
         count += 1;
+        roots.add(certificate.clone()).map_err(|error| {
+            let why = match &error {
+                rustls::Error::InvalidCertificate(reason) => trust::words(reason),
+                other => words(other),
+            };
+            unusable(format!("certificate {count} cannot be used: {why}"))
+        })?;
+        named.push(certificate);
     }
     if count == 0 { Err(unusable("no certificate found".to_owned())) } else { Ok(()) }
 }
@@ -631,6 +637,19 @@ mod tests {
         assert!(said(AlertDescription::Unknown(200)).to_string().contains("the alert 200 came"));
         assert_eq!(spaced("NoKxGroupsInCommon"), "no kx groups in common");
         assert_eq!(spaced("MissingData(\"x\")"), "missing data");
+    }
+
+    #[test]
+    fn a_file_of_certificates_that_cannot_be_used_is_told_in_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        let good = own(authority("root")).0.pem();
+        let garbage =
+            "-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
+        std::fs::write(&path, format!("{good}{garbage}")).unwrap();
+        let error = add_file(&mut RootCertStore::empty(), &mut Vec::new(), &path).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("certificate 2 cannot be used: it is malformed"), "{said}");
     }
 
     #[test]
