@@ -348,6 +348,12 @@ pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// name it in a moment; the copying of a large image takes minutes.
 pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
 
+/// How often a file is opened before it is believed that no descriptor is left for it.
+pub const OPEN_TRIES: u32 = 4;
+
+/// How long is waited in between: what lies between two blobs that are completed.
+pub const OPEN_PAUSE: Duration = Duration::from_millis(10);
+
 /// How many names are tried for a partial file before giving up: unique ones, or the same again while
 /// others remove it.
 pub const PARTIAL_NAMES_MAX: u32 = 16;
@@ -413,9 +419,32 @@ pub const CONNECTION_MEMORY: u64 = 2 * RECV_BUFFER_SIZE as u64 * 9 / 8;
 /// directory meanwhile.
 pub const CONNECTION_DESCRIPTORS: u64 = 8;
 
-/// File descriptors that a pull needs besides: standard streams, two engines, signals, the store
-/// and its locks, and attempts to connect beside the first ones.
-pub const DESCRIPTORS_RESERVED: u64 = 22 + RACE_EXTRA_MAX as u64;
+/// File descriptors that the engine of a worker needs: those of its runtime, and a ring.
+pub const ENGINE_DESCRIPTORS: u64 = 5;
+
+/// What part of the file descriptors engines may take, where these are few: one worker keeps a fast
+/// line busy, and each connection brings more from a server that caps them.
+pub const ENGINES_SHARE: u64 = 4;
+
+/// File descriptors that a pull needs besides those that are open when it begins: the engine that
+/// resolves references, and the store with its locks. The index is replaced when connections need
+/// none any more.
+pub const DESCRIPTORS_RESERVED: u64 = 8;
+
+/// Of these, those that come after connections were made, and attempts to connect beside the first
+/// ones. Where descriptors are very few, such attempts do without.
+pub const DESCRIPTORS_LATER: u64 = 4 + RACE_EXTRA_MAX as u64;
+
+/// How long a connection waits that found no file descriptor left, in this process or in the whole
+/// machine, and how long it is one fewer.
+pub const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(300);
+
+/// See [`DESCRIPTORS_PAUSE`].
+pub const DESCRIPTORS_REST: Duration = Duration::from_secs(10);
+
+/// How often that happens without a piece that was received in between, before it is a failure:
+/// some seconds.
+pub const DESCRIPTORS_TRIES_MAX: u32 = 20;
 
 /// First piece of a blob whose connection's rate is not known, in bytes. Blobs up to this size are
 /// one piece, as long as nothing shows that more connections would have them sooner.

@@ -564,6 +564,22 @@ fn what_is_typed_overrules_the_environment() {
     let arm = index.images[1].manifest.digest.to_string();
     let platform = ("RINGPULL_PLATFORM", "linux/arm64");
     assert_eq!(tagged(world.pull(&["--all-platforms"], &[platform])), all);
+    // What a pull says of the image, `images` says, too: the index, and what of it is here.
+    let shown = |manifest: &str| {
+        let outcome = world.pull(&["--platform", "linux/arm64"], &[]);
+        let lines = format!("Digest: {all}\nManifest: {manifest}\nStatus: ");
+        assert!(outcome.stdout.starts_with(&lines), "{}", outcome.all);
+        let listed = run(ringpull(&["images", "--json", "--store", text(&world.path("out"))]));
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+        let entry = &listed["images"][0];
+        assert_eq!(
+            (&entry["digest"], &entry["manifest"]),
+            (&all.as_str().into(), &manifest.into())
+        );
+    };
+    shown(&arm);
+    // Up to date, and the same.
+    shown(&arm);
     let everything = ("RINGPULL_ALL_PLATFORMS", "1");
     assert_eq!(tagged(world.pull(&["--platform", "linux/arm64"], &[everything])), arm);
     assert_eq!(tagged(world.pull(&[], &[everything])), all);

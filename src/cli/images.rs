@@ -15,7 +15,7 @@ pub(super) struct ImagesArgs {
     /// The store, or any OCI image layout [default: $XDG_DATA_HOME/ringpull]
     #[arg(long, value_name = "DIR", env = "RINGPULL_STORE")]
     store: Option<PathBuf>,
-    /// As JSON: images (name, digest, platforms, size, missing, beyond) and partials (digest, size, kept,
+    /// As JSON: images (name, digest, manifest, platforms, size, missing, beyond) and partials (digest, size, kept,
     /// allocated, age_seconds, busy); sizes in bytes
     #[arg(long)]
     json: bool,
@@ -39,6 +39,7 @@ fn document(images: &[StoredImage], partials: &[KeptPartial]) -> Vec<String> {
         json!({
             "name": image.name,
             "digest": image.digest.to_string(),
+            "manifest": image.manifest.to_string(),
             "platforms": image.platforms,
             "size": image.size,
             "missing": image.missing,
@@ -71,6 +72,7 @@ fn image_table(images: &[StoredImage]) -> Vec<String> {
         [
             image.name.clone().unwrap_or_else(|| "-".to_owned()),
             image.digest.short(),
+            image.manifest.short(),
             match image.platforms.is_empty() {
                 true => "-".to_owned(),
                 false => image.platforms.join(","),
@@ -83,7 +85,7 @@ fn image_table(images: &[StoredImage]) -> Vec<String> {
             },
         ]
     });
-    table(["NAME", "DIGEST", "PLATFORM", "SIZE"], rows)
+    table(["NAME", "DIGEST", "MANIFEST", "PLATFORM", "SIZE"], rows)
 }
 
 fn partial_table(partials: &[KeptPartial]) -> Vec<String> {

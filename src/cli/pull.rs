@@ -14,7 +14,7 @@ use crate::image::{Platform, Reference};
 use crate::limits::{DIRECT_SIZE_MIN, LOCK_TIMEOUT};
 use crate::pull::{Stop, pull};
 use crate::registry::{Endpoint, EndpointOptions};
-use crate::report::{Reporter, Verbosity};
+use crate::report::{Reporter, Verbosity, format, peak_memory};
 use crate::store::{self, Destination};
 
 /// Pull an image into the store, or into an OCI image layout
@@ -140,7 +140,11 @@ pub(super) fn run(arguments: PullArgs, stop: watch::Receiver<Option<Stop>>) -> R
         network: arguments.network.config(&reporter)?,
     };
     warn_of_unused_proxy(&config, &reporter);
-    let pulled = pull(&config, &reporter, stop)?;
+    let pulled = pull(&config, &reporter, stop).inspect_err(|_| {
+        if let Some(peak) = peak_memory() {
+            reporter.note(&format!("peak memory {}", format::bytes(peak)));
+        }
+    })?;
     let name = config.reference.to_string();
     if reporter.verbosity() == Verbosity::Quiet {
         return print(&reporter, &[name]);
@@ -149,7 +153,12 @@ pub(super) fn run(arguments: PullArgs, stop: watch::Receiver<Option<Stop>>) -> R
         true => "Downloaded newer image for",
         false => "Image is up to date for",
     };
-    print(&reporter, &[format!("Digest: {}", pulled.digest), format!("Status: {status} {name}")])
+    let mut lines = vec![format!("Digest: {}", pulled.digest)];
+    if pulled.manifest != pulled.digest {
+        lines.push(format!("Manifest: {}", pulled.manifest));
+    }
+    lines.push(format!("Status: {status} {name}"));
+    print(&reporter, &lines)
 }
 
 /// Says that the proxy which the environment names is not used, before anything waits for a registry

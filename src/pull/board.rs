@@ -23,8 +23,8 @@ use super::retry::{Attempts, Failure, Policy, Verdict, is_slowness};
 use crate::config::Pieces;
 use crate::error::Class;
 use crate::limits::{
-    PIECE_SIZE_SLOW_MIN, PIECE_TIME, PIECE_TIME_MIN_PART, SPLIT_TIME_LONG, SPLIT_TIME_MIN,
-    WHOLE_SIZE_MAX,
+    DESCRIPTORS_PAUSE, DESCRIPTORS_REST, DESCRIPTORS_TRIES_MAX, PIECE_SIZE_SLOW_MIN, PIECE_TIME,
+    PIECE_TIME_MIN_PART, SPLIT_TIME_LONG, SPLIT_TIME_MIN, WHOLE_SIZE_MAX,
 };
 
 /// A part of a blob for one connection to fetch.
@@ -169,6 +169,10 @@ pub(super) struct Board {
     taken: u64,
     /// A failure was final: nothing more is begun.
     over: bool,
+    /// No more connections than so many until then: there was no file descriptor for more.
+    ceiling: Option<(usize, Instant)>,
+    /// How often that happened since a piece was received last.
+    shortages: u32,
 }
 
 impl Board {
@@ -210,6 +214,8 @@ impl Board {
             watch: Watch::default(),
             taken: 0,
             over: false,
+            ceiling: None,
+            shortages: 0,
         }
     }
 
@@ -351,7 +357,11 @@ impl Board {
         let share = (self.target + working - 1 - before) / working;
         let share = share.min(self.most.get(worker).copied().unwrap_or(0));
         let busy = self.busy.get(worker).copied().flatten();
-        if self.over || self.busy() >= self.target || busy.is_none_or(|busy| busy >= share) {
+        let ceiling = self.ceiling.filter(|(_, until)| now < *until).map(|(most, _)| most);
+        if self.over
+            || self.busy() >= ceiling.map_or(self.target, |most| most.min(self.target))
+            || busy.is_none_or(|busy| busy >= share)
+        {
             return None;
         }
         let index = self.choose(now)?;
@@ -488,6 +498,7 @@ impl Board {
         now: Instant,
     ) -> bool {
         self.release(worker, piece);
+        self.shortages = 0;
         let size = piece.range.end - piece.range.start;
         self.watch.finished(size, took, now);
         if size >= self.pieces.least && !self.rate_is_measured {
@@ -572,6 +583,30 @@ impl Board {
         blob.arrived += size.saturating_sub(missing);
         let replaced = piece.past.replaced + 1;
         blob.put_back(left, Past { afresh: true, avoid: piece.peer, replaced });
+    }
+
+    /// A piece was not fetched because no file descriptor was left for it: that is one connection
+    /// fewer for a while, and the piece is taken again later. `false`, and nothing is done, if that
+    /// was so too often.
+    pub(super) fn was_short(
+        &mut self,
+        worker: usize,
+        piece: &Piece,
+        left: Vec<Range<u64>>,
+        now: Instant,
+    ) -> bool {
+        if self.shortages >= DESCRIPTORS_TRIES_MAX {
+            return false;
+        }
+        self.shortages += 1;
+        self.release(worker, piece);
+        self.ceiling = now.checked_add(DESCRIPTORS_REST).map(|until| (self.busy().max(1), until));
+        if let Some(blob) = self.blobs.get_mut(piece.blob) {
+            blob.in_flight -= 1;
+            blob.put_back(left, piece.past);
+            blob.not_before = blob.not_before.max(now.checked_add(DESCRIPTORS_PAUSE));
+        }
+        true
     }
 
     /// Until when a server asks for silence.
@@ -1045,6 +1080,38 @@ mod tests {
         board.bound(0, 1);
         assert!(board.take(0, now).is_some() && board.take(0, now).is_none());
         assert!(board.take(1, now).is_some() && board.take(1, now).is_some());
+    }
+
+    #[test]
+    fn without_a_descriptor_there_is_one_connection_fewer_for_a_while() {
+        let mut now = Instant::now();
+        let mut board = board(&[9, 8, 7], 3);
+        let pieces: Vec<Piece> = std::iter::from_fn(|| board.take(0, now)).collect();
+        assert_eq!(pieces.len(), 3);
+        assert!(board.was_short(0, &pieces[2], vec![0..7], now));
+        assert_eq!(board.attempt(2), (1, 5), "no failure of the blob");
+        now += DESCRIPTORS_PAUSE;
+        assert_eq!(board.take(0, now), None, "two are busy");
+        assert!(board.received(0, &pieces[0], Duration::from_secs(1), now));
+        let again = board.take(0, now).unwrap();
+        assert_eq!((again.blob, again.range.clone()), (2, 0..7));
+        assert!(board.was_short(0, &again, vec![3..7], now));
+        now += DESCRIPTORS_REST;
+        assert_eq!(board.take(0, now).unwrap().range, 3..7, "and then they may be as many again");
+    }
+
+    #[test]
+    fn a_descriptor_is_not_waited_for_without_an_end() {
+        let mut now = Instant::now();
+        let mut board = board(&[9], 1);
+        for _ in 0..DESCRIPTORS_TRIES_MAX {
+            let piece = board.take(0, now).unwrap();
+            assert!(board.was_short(0, &piece, vec![0..9], now));
+            assert_eq!(board.wakes_at(now), Some(now + DESCRIPTORS_PAUSE));
+            now += DESCRIPTORS_PAUSE;
+        }
+        let piece = board.take(0, now).unwrap();
+        assert!(!board.was_short(0, &piece, vec![0..9], now));
     }
 
     #[test]

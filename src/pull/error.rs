@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
+
 use super::replace::Slow;
 use super::retry::Policy;
 use super::signals::Stop;
@@ -129,6 +131,12 @@ pub(super) enum Cause {
     TooManyDescriptors,
     #[error("indexes are nested more than {} deep", crate::limits::INDEX_DEPTH_MAX)]
     IndexDepth,
+    /// Too few file descriptors for a single connection.
+    #[error(
+        "at least {needed} files must be open at once, and the limit is {limit}: raise it with \
+         `ulimit -n`, or the hard limit with `ulimit -Hn`"
+    )]
+    FewDescriptors { limit: u64, needed: u64 },
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
     /// The user wanted the end.
@@ -198,7 +206,7 @@ impl Error {
             Cause::Manifest(error) => error.class(),
             Cause::NoPlatform(error) => error.class(),
             Cause::Store(error) => error.class(),
-            Cause::Probe(_) | Cause::System { .. } => Class::System,
+            Cause::Probe(_) | Cause::System { .. } | Cause::FewDescriptors { .. } => Class::System,
             Cause::Tls(_) => Class::Usage,
             Cause::TooSlow(_) => Class::TooSlow,
             Cause::Digest { .. } => Class::Digest,
@@ -232,6 +240,21 @@ impl Error {
     pub(super) fn is_about_a_manifest(&self) -> bool {
         let object = self.0.subject.as_ref().map(|subject| &subject.object);
         matches!(object, Some(Object::Manifest(_)))
+    }
+
+    /// Whether this process, or the machine, has no file descriptor left (EMFILE, ENFILE).
+    pub(super) fn is_short_of_descriptors(&self) -> bool {
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(&self.0.cause);
+        while let Some(source) = error {
+            let number = source.downcast_ref::<std::io::Error>().and_then(|it| it.raw_os_error());
+            if number.is_some_and(|it| {
+                it == Errno::MFILE.raw_os_error() || it == Errno::NFILE.raw_os_error()
+            }) {
+                return true;
+            }
+            error = source.source();
+        }
+        false
     }
 
     /// How long the server asked us to wait.

@@ -453,6 +453,11 @@ fn failed(
     let mut board = fetch.board();
     let (attempt, allowed) = board.attempt(piece.blob);
     let error = described(context, job, cause, attempt, allowed);
+    if error.is_short_of_descriptors() && board.was_short(worker, piece, left.clone(), clock::now())
+    {
+        context.reporter.note(&format!("{error}; again later, with a connection fewer"));
+        return Ok(());
+    }
     let class = error.class();
     let missing: u64 = left.iter().map(|range| range.end - range.start).sum();
     let received = (piece.range.end - piece.range.start).saturating_sub(missing);

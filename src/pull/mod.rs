@@ -3,6 +3,7 @@
 //! ```text
 //!   resolve    reference → manifests, small and kept in memory
 //!   plan       which blobs the store does not have, each digest once
+//!   descriptors  how many files and sockets there may be, and what for
 //!   workers    a thread per core, an engine each
 //!     board    which piece of which blob is fetched next; retry: whether and when again
 //!     claim    who writes a blob, and what of it is here already
@@ -18,6 +19,7 @@
 
 mod board;
 mod claim;
+mod descriptors;
 mod error;
 mod executor;
 mod fetch;
@@ -52,7 +54,7 @@ use crate::image::manifest::Content;
 use crate::image::{Descriptor, Digest};
 use crate::registry::{Endpoint, EndpointOptions};
 use crate::report::{BlobProgress, PullProgress, Reporter, Shown, Summary, format, peak_memory};
-use crate::store::{Destination, Presence, Registered, Store, Swept};
+use crate::store::{Destination, INDEX_DIGEST, Presence, Registered, Store, Swept};
 use crate::transport::probe::{self, Choice};
 use crate::transport::tls::TlsConfig;
 use crate::transport::{Connector, Engine, clock};
@@ -120,6 +122,7 @@ pub fn pull(
 ) -> Result<Pulled, Error> {
     let choice = probe::choose(config.network.engine).map_err(Error::new)?;
     reporter.note(&format!("engine: {choice}"));
+    descriptors::prepare(choice.engine)?;
     let engine = Engine::start(choice.engine, RESOLVING_SOCKETS)
         .map_err(|source| Error::system("cannot start the engine", source))?;
     engine.run(async {
@@ -286,7 +289,13 @@ fn register(context: &Context, resolved: &Resolved, name: &str) -> Result<Regist
     for (descriptor, bytes) in &resolved.documents {
         context.store.put(descriptor, bytes).map_err(Error::new)?;
     }
-    context.store.register(name, &resolved.root, &[]).map_err(Error::new)
+    // Of an index that is not stored itself, the entry tells the digest.
+    let index = resolved.digest.to_string();
+    let annotations: &[(&str, &str)] = match resolved.digest == resolved.root.digest {
+        true => &[],
+        false => &[(INDEX_DIGEST, &index)],
+    };
+    context.store.register(name, &resolved.root, annotations).map_err(Error::new)
 }
 
 impl Context {

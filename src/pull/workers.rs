@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::MissedTickBehavior;
 
 use super::board::Board;
+use super::descriptors;
 use super::error::{Cause, Error};
 use super::executor::Executor;
 use super::fetch::{self, Fetch};
@@ -23,9 +23,8 @@ use super::{Context, Job};
 use crate::client::Client;
 use crate::config::NetworkConfig;
 use crate::limits::{
-    BLOCK_ALIGNMENT, BLOCK_SIZE, BLOCKS_MAX, BLOCKS_SHARE, CONNECTION_DESCRIPTORS,
-    CONNECTION_MEMORY, CONNECTIONS_AUTO_MAX, DESCRIPTORS_RESERVED, KEEP_PATIENCE, STOP_PATIENCE,
-    TUNER_INTERVAL, WORKERS_MAX,
+    BLOCK_ALIGNMENT, BLOCK_SIZE, BLOCKS_MAX, BLOCKS_SHARE, CONNECTION_MEMORY, CONNECTIONS_AUTO_MAX,
+    KEEP_PATIENCE, STOP_PATIENCE, TUNER_INTERVAL, WORKERS_MAX,
 };
 use crate::report::format;
 use crate::store::Blocks;
@@ -52,10 +51,11 @@ pub(super) async fn fetch_all(
         true => block_count(network.memory),
         false => 0,
     };
-    let most = most_connections(network, blocks);
+    let allowed = descriptors::allowed(&executor, cores.min(WORKERS_MAX));
+    let most = most_connections(network, blocks, allowed.connections);
     let first = network.connections.unwrap_or(network.jobs.min(jobs.len())).min(most);
     let pieces: u64 = sizes.iter().map(|size| size / network.pieces.first.max(1) + 1).sum();
-    let workers = cores.min(most).min(WORKERS_MAX).min(usize::try_from(pieces).unwrap_or(cores));
+    let workers = allowed.workers.min(most).min(usize::try_from(pieces).unwrap_or(cores));
     let mut tuner = Tuner::new(first, if network.connections.is_some() { first } else { most });
     tuner.set_limit(network.limit_rate);
     // A blob under way has a file open, whether or not a connection is busy with it.
@@ -148,12 +148,11 @@ fn died(how: &'static str) -> Error {
     Error::system("a thread that fetches blobs died", std::io::Error::other(how))
 }
 
-/// How many connections the memory and the limit on descriptors allow, or the user.
-fn most_connections(network: &NetworkConfig, blocks: usize) -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let allowed = connections_in(network.memory, blocks)
-        .min(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / CONNECTION_DESCRIPTORS);
-    let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+/// How many connections the memory allows, the user, and the limit on descriptors, by which `most`
+/// are.
+fn most_connections(network: &NetworkConfig, blocks: usize, most: usize) -> usize {
+    let allowed = connections_in(network.memory, blocks);
+    let allowed = usize::try_from(allowed).unwrap_or(usize::MAX).min(most);
     // Each layer of as many as the user wants at once gets one.
     let auto = CONNECTIONS_AUTO_MAX.max(network.jobs);
     allowed.clamp(1, network.connections.unwrap_or(auto))

@@ -12,8 +12,10 @@ use crate::limits::{DESCRIPTORS_MAX, IMAGE_CONFIG_SIZE_MAX, INDEX_DEPTH_MAX, MAN
 pub struct StoredImage {
     /// Its name; `None` for an entry that another tool has left without one.
     pub name: Option<String>,
-    /// What the name means: a manifest or an index.
+    /// What the registry answered to the name: a manifest or an index.
     pub digest: Digest,
+    /// What of it is here: the same, or of an index the manifest for one platform.
+    pub manifest: Digest,
     /// The platforms of the images that are here, in the order of the index.
     pub platforms: Vec<String>,
     /// Bytes of all its blobs that are here, each counted once. Other images may share them.
@@ -46,15 +48,15 @@ impl Store {
     pub fn images(&self) -> Result<Vec<StoredImage>, StoreError> {
         let (_, index) = self.index()?;
         let mut images = Vec::new();
-        for (name, root) in index.images() {
+        for (name, root, index) in index.images() {
             let mut found = Found::default();
             self.look(&root, &mut found)?;
             let name = name.map(str::to_owned);
             let size = found.blobs.values().flatten().sum();
             let missing = found.blobs.values().filter(|size| size.is_none()).count();
             let Found { platforms, beyond, .. } = found;
-            let digest = root.digest;
-            images.push(StoredImage { name, digest, platforms, size, missing, beyond });
+            let (digest, manifest) = (index.unwrap_or(root.digest), root.digest);
+            images.push(StoredImage { name, digest, manifest, platforms, size, missing, beyond });
         }
         Ok(images)
     }

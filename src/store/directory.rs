@@ -16,6 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::StoreError;
 use super::disk::{self, Operation};
 use crate::limits::{LOCK_PAUSE_MAX, ROOT_TRIES_MAX, STAMP_AGE_MIN};
+use crate::limits::{OPEN_PAUSE, OPEN_TRIES};
 
 /// Permissions a new directory or lock file is given, before the process's umask.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o777);
@@ -449,7 +450,7 @@ fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let opened = retry_on_intr(|| {
+    let opened = with_a_descriptor(|| {
         if flags.contains(OFlags::CREATE) {
             disk::ask(Operation::Create)?;
         }
@@ -461,6 +462,18 @@ fn open_beneath(
         Err(Errno::NOSYS | Errno::PERM) => open_by_component(directory, relative, flags, mode),
         opened => opened,
     }
+}
+
+/// Opens again, a few times, where no descriptor is left: a blob that is complete gives back several
+/// in a moment, and this one may be what it takes to complete another.
+fn with_a_descriptor(mut open: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    for _ in 1..OPEN_TRIES {
+        match retry_on_intr(&mut open) {
+            Err(Errno::MFILE | Errno::NFILE) => std::thread::sleep(OPEN_PAUSE),
+            opened => return opened,
+        }
+    }
+    retry_on_intr(open)
 }
 
 /// The same without openat2.

@@ -16,6 +16,10 @@ use crate::image::{Descriptor, Digest, MediaType};
 /// The annotation that names an entry (OCI image-spec, `annotations.md`).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation that tells which index the registry answered to the name, where what is stored is
+/// the one of its manifests that fits the platform.
+pub const INDEX_DIGEST: &str = "ringpull.index.digest";
+
 /// The only version of the layout there is.
 const LAYOUT_VERSION: &str = "1.0.0";
 
@@ -140,11 +144,15 @@ impl Index {
         self.entries.iter().map(|entry| &entry.value)
     }
 
-    /// The name and the descriptor of each entry that ringpull can read.
-    pub(super) fn images(&self) -> impl Iterator<Item = (Option<&str>, Descriptor)> {
+    /// The name and the descriptor of each entry that ringpull can read, and the digest of the index
+    /// that led to it.
+    pub(super) fn images(
+        &self,
+    ) -> impl Iterator<Item = (Option<&str>, Descriptor, Option<Digest>)> {
         self.entries().filter_map(|entry| {
-            let name = entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME));
-            Some((name.and_then(Value::as_str), descriptor(entry)?))
+            let annotation = |key: &str| entry.get("annotations")?.get(key)?.as_str();
+            let index = annotation(INDEX_DIGEST).and_then(|text| Digest::parse(text).ok());
+            Some((annotation(REF_NAME), descriptor(entry)?, index))
         })
     }
 
@@ -164,6 +172,10 @@ impl Index {
             _ => new_entry(name, root),
         };
         if let Some(Value::Object(present)) = value.get_mut("annotations") {
+            if !annotations.iter().any(|(key, _)| *key == INDEX_DIGEST) {
+                // The name means the manifest by itself now.
+                present.shift_remove(INDEX_DIGEST);
+            }
             for (key, value) in annotations.iter().filter(|(key, _)| *key != REF_NAME) {
                 present.insert((*key).into(), (*value).into());
             }

@@ -58,7 +58,7 @@ pub use destination::{Destination, DestinationError};
 pub use direct::Stream;
 pub use error::StoreError;
 pub use garbage::{Collect, Collected, HeldBlobs};
-pub use index::Registered;
+pub use index::{INDEX_DIGEST, Registered};
 pub use partial::{KeptPartial, Swept};
 pub use writer::{BlobWriter, Claim, Written};
 

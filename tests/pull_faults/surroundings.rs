@@ -14,7 +14,7 @@ use crate::support::layout::Layout;
 use crate::support::process::{Outcome, Running, SOON, ringpull_under, run};
 use crate::support::ringpull::engines;
 use crate::support::skip::{Lack, skipped};
-use crate::support::tools::tool_or_skip;
+use crate::support::tools::{tool_or_skip, tools_or_skip};
 
 // --- 64: links, and what is no file --------------------------------------------------------------
 
@@ -169,17 +169,98 @@ fn few_descriptors_and_no_locked_memory_will_do() {
             outcome.expect_success();
             out.expect(Disk::Image, &image);
         }
-        // Too few for one connection and its file: it is said, and nothing is left behind.
+    }
+}
+
+// --- 102: few descriptors on many cores ------------------------------------------------------------
+
+/// A library that has a program see as many cores as `APPARENT_CORES` says.
+const APPARENT_CORES: &str = r#"
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
+    memset(set, 0, size);
+    for (int i = 0; i < atoi(getenv("APPARENT_CORES")); i++) CPU_SET_S(i, size, set);
+    return 0;
+}
+"#;
+
+/// `RINGPULL_DESCRIPTORS=all` tries all limits on all numbers of cores, and prints a table.
+#[test]
+fn few_descriptors_on_many_cores_will_do() {
+    if !tools_or_skip(&["cc", "nproc"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (source, library) = (directory.path().join("cores.c"), directory.path().join("cores.so"));
+    std::fs::write(&source, APPARENT_CORES).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).args([&library, &source]);
+    assert!(cc.status().unwrap().success());
+    let apparent = |program: &mut Command, cores: usize| {
+        program.env("LD_PRELOAD", &library).env("APPARENT_CORES", cores.to_string());
+    };
+    let mut nproc = Command::new("nproc");
+    apparent(&mut nproc, 16);
+    assert_eq!(nproc.output().unwrap().stdout, b"16\n", "the library has no effect");
+
+    let all = std::env::var("RINGPULL_DESCRIPTORS").is_ok_and(|which| which == "all");
+    let (cores, limits): (&[usize], &[u32]) = match all {
+        true => (&[2, 4, 8, 16], &[32, 48, 64, 96, 128, 256]),
+        false => (&[4, 16], &[32, 48, 96]),
+    };
+    // Large layers, which are shared, and more small ones than there are descriptors.
+    let image = Image::generate(5, &[&[6 << 20; 2][..], &[4 << 10; 30]].concat());
+    for engine in engines() {
+        for &cores in cores {
+            for &limit in limits {
+                let scene = Scene::serving(Options::default(), &image);
+                let out = Destination::new();
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]);
+                let destination = out.reference();
+                let arguments = ["pull", "-v", "--engine", engine, &scene.reference, &destination];
+                let mut command = ringpull_under(shell, &arguments);
+                apparent(&mut command, cores);
+                let outcome = run(command);
+                let short = outcome.stderr.matches("Too many open files").count();
+                println!(
+                    "{engine}: {cores} cores, {limit} descriptors: exit {}, {short} times short, {}",
+                    outcome.code,
+                    outcome.stderr.lines().find(|line| line.starts_with("fetched")).unwrap_or("")
+                );
+                outcome.expect_success();
+                out.expect(Disk::Image, &image);
+            }
+        }
+        // Fewer than one connection takes: that is said before anything is asked.
         let scene = Scene::serving(Options::default(), &image);
         let out = Destination::new();
         let mut shell = Command::new("sh");
-        shell.args(["-c", "ulimit -n 14 && exec \"$0\" \"$@\""]);
+        shell.args(["-c", "ulimit -n 25 && exec \"$0\" \"$@\""]);
         let destination = out.reference();
         let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
         let outcome = run(ringpull_under(shell, &arguments));
-        assert_eq!(outcome.code, 8, "{}", outcome.all);
-        assert!(outcome.last_line().contains("Too many open files"), "{}", outcome.all);
-        out.expect(Disk::Blobs, &image);
+        outcome.expect_failure(8, "system", "files must be open at once, and the limit is 25");
+        assert_eq!(scene.registry.as_ref().unwrap().log(), [], "{engine}: asked in vain");
+        out.expect(Disk::Nothing, &image);
+    }
+}
+
+/// A soft limit is raised as far as the hard one allows: nothing has to be set.
+#[test]
+fn a_soft_limit_on_descriptors_is_raised() {
+    for engine in engines() {
+        let scene = Scene::serving(Options::default(), &IMAGE);
+        let out = Destination::new();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -Sn 20 && ulimit -Hn 500 && exec \"$0\" \"$@\""]);
+        let destination = out.reference();
+        let arguments = ["pull", "--engine", engine, &scene.reference, &destination];
+        run(ringpull_under(shell, &arguments)).expect_success();
+        out.expect(Disk::Image, &IMAGE);
     }
 }
 
