@@ -9,10 +9,13 @@
 //! merely tolerates, ends the exchange with a named [`Error`], and the connection with it. What a
 //! connection is worth after a good exchange is said by [`After`], with the reason.
 //!
+//! It is lenient where nobody can be harmed: blanks behind a chunk size, control characters in texts
+//! that steer nothing, a `Content-Encoding` that is known to change no byte or that nobody knows.
+//!
 //! In reading order: [`url`] → [`request`] → [`exchange`] → [`response`] (the head) → [`framing`]
 //! (how the body ends) → `chunked` → [`range`](mod@range); `header` has the rules for single bytes.
 //!
-//! Not here: `Content-Encoding` (only `identity` is asked for and accepted), caching, cookies,
+//! Not here: `Content-Encoding` (only `identity` is asked for, and nothing is decoded), caching, cookies,
 //! pipelining, requests with a body, redirects and authentication (their policy is `registry`'s).
 
 mod chunked;

@@ -250,7 +250,7 @@ impl Delivery {
 /// The fields that decide something, one line of the input each: `Content-Range`,
 /// `WWW-Authenticate`, `Retry-After`, `Location`.
 ///
-/// A range passes if and only if it reads as the one asked for. A realm that was read can be asked
+/// A range passes if and only if it reads as the one asked for. No challenge spoils one beside it. A realm that was read can be asked
 /// without leaving its origin. No redirect leaves https, goes in circles, or takes credentials to
 /// another origin. No date overflows.
 pub fn headers(bytes: &[u8]) {
@@ -267,6 +267,7 @@ pub fn headers(bytes: &[u8]) {
     if let Some(head) = with_field(307, "location", location) {
         check_redirect(&head);
     }
+    check_beside(authenticate);
     check_quoting(authenticate);
 }
 
@@ -335,6 +336,15 @@ fn check_challenge(head: &ResponseHead) {
                 }
             }
         }
+    }
+}
+
+/// A good challenge in a field of its own is answered, whatever stands in the one before.
+fn check_beside(value: &[u8]) {
+    let good = b"\r\nwww-authenticate: Bearer realm=\"https://auth.example.com/\"";
+    if let Some(head) = with_field(401, "www-authenticate", &[value, good].concat()) {
+        let read = challenge::read(&head);
+        assert!(matches!(read, Ok(Challenge::Bearer(_))), "{read:?}");
     }
 }
 
