@@ -1030,7 +1030,7 @@ fn no_secret_is_shown() {
                     ),
                 ),
             ),
-            (5, with(basic(PASSWORD), Some(Rule::on(Kind::Storage).then(Action::status(403))))),
+            (4, with(basic(PASSWORD), Some(Rule::on(Kind::Storage).then(Action::status(403))))),
             (5, with(basic(PASSWORD), Some(Rule::on(Kind::Storage).then(Action::CloseAfter(0))))),
             (
                 5,
