@@ -264,6 +264,10 @@ impl Row {
                 outcome.expect_failure(self.code, self.class, text);
             }
         }
+        if let Some(resident) = peak_memory(&outcome.stderr) {
+            println!("{engine}: {resident:>5.1} MiB resident: {}", self.name);
+            assert!(resident <= RESIDENT_MAX, "{resident} MiB resident");
+        }
         let both = [&outcome.stdout[..], &outcome.stderr].concat();
         assert!(!both.contains("panicked"), "a panic");
         for secret in SECRETS {
@@ -283,6 +287,16 @@ impl Row {
         out.expect(self.disk, &scene.image);
         std::mem::forget(shown);
     }
+}
+
+/// Most memory that a pull may have resident whatever it meets, in MiB, its program included.
+const RESIDENT_MAX: f64 = 64.0;
+
+/// The most memory that a pull says it had resident, in MiB; it says so with `-v`, after a failure,
+/// too.
+fn peak_memory(stderr: &str) -> Option<f64> {
+    let (_, said) = stderr.lines().find_map(|line| line.split_once("peak memory "))?;
+    said.split_once(" MiB")?.0.parse().ok()
 }
 
 /// `ringpull` with the deadlines of most rows.

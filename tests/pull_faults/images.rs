@@ -253,6 +253,20 @@ fn artifacts(platforms: &[Platform]) -> Scene {
 
 fn sums() -> Vec<Row> {
     vec![
+        row_of("40 150,000 layers of nothing", || {
+            let layers = vec![r#"{"digest":"","size":0}"#; 150_000].join(",");
+            let document = format!(
+                r#"{{"schemaVersion":2,"config":{},"layers":[{layers}]}}"#,
+                descriptor(&IMAGE.config)
+            );
+            serving(&[Blob::new(MediaType::OCI_MANIFEST, document)])
+        })
+        .fails(6, "limit", "150000 layers: at most 20000", Nothing),
+        row_of("40 300,000 keys in one object", || {
+            let keys: String = (0..300_000).map(|nth| format!(r#","{nth}":0"#)).collect();
+            serving(&[Blob::new(MediaType::OCI_MANIFEST, format!(r#"{{"schemaVersion":2{keys}}}"#))])
+        })
+        .fails(6, "limit", "has more than 50000 keys", Nothing),
         row_of("86 manifests of 20 MiB", || {
             // Those that it names are not there: what they take is known before.
             let entries = (0..5).map(|nth| absent(nth, 4 << 20)).collect();
