@@ -74,6 +74,10 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// entry is still there, and is submitted when the runtime goes back to sleep.
 const SUBMIT_AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
+/// How often a socket whose connect was given up is shut down again. By then the kernel has seen the
+/// connect.
+const ABANDON_AGAIN: usize = SUBMIT_AGAIN.len() + 1;
+
 /// How long after its deadline an operation must have completed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -145,8 +149,9 @@ struct Ring {
     sockets: Arc<Semaphore>,
     /// Every socket that may have something in flight, for the watch.
     open: RefCell<Vec<Weak<File>>>,
-    /// Sockets whose connect was given up, perhaps before the kernel had seen it.
-    abandoned: RefCell<Vec<Weak<File>>>,
+    /// Sockets whose connect was given up, perhaps before the kernel had seen it, and how often each
+    /// is to be shut down again.
+    abandoned: RefCell<Vec<(Weak<File>, usize)>>,
     counters: Cell<Counters>,
     /// Told of each pair that is queued.
     queued: Notify,
@@ -186,24 +191,26 @@ impl Ring {
 
     /// Ends the connects that were given up and go on. One that was only queued when its socket was
     /// shut down begins afterwards; Linux 6.18 then ends it by itself, but shutdown(2) promises
-    /// nothing of that: it answers `ENOTCONN`.
+    /// nothing of that: it answers `ENOTCONN`. Only a few times: see [`File::give_up`].
     fn end_abandoned(&self) {
-        self.abandoned.borrow_mut().retain(|file| {
-            let file = file.upgrade();
-            if let Some(file) = &file {
-                file.shutdown(Shutdown::Both);
-            }
-            file.is_some()
+        self.abandoned.borrow_mut().retain_mut(|(file, left)| {
+            let Some(file) = file.upgrade() else { return false };
+            file.give_up();
+            *left -= 1;
+            *left > 0
         });
     }
 
     /// Ends every connection and waits until nothing is in flight.
     async fn drain(&self) {
         self.ending.set(true);
+        let mut rounds = 0..ABANDON_AGAIN;
         while self.in_flight.get() > 0 {
-            // Again and again: the kernel may not have seen a connect yet.
-            for file in self.open.borrow().iter().filter_map(Weak::upgrade) {
-                file.shutdown(Shutdown::Both);
+            // More than once: the kernel may not have seen a connect yet.
+            if rounds.next().is_some() {
+                for file in self.open.borrow().iter().filter_map(Weak::upgrade) {
+                    file.give_up();
+                }
             }
             let _ = tokio::time::timeout(SUBMIT_AGAIN[0], self.idle.notified()).await;
         }
@@ -437,6 +444,17 @@ impl File {
         // in flight too: Linux disconnects a socket in SYN-SENT.
         let _ = self.socket.shutdown(how);
     }
+
+    /// Ends whatever is in flight, a connect too, as soon as the kernel can.
+    ///
+    /// A shutdown wakes the connect. Linux 6.18 then sees that it was ended; Linux 5.10 begins it
+    /// anew, and would go on until its deadline. With a `TCP_USER_TIMEOUT` of next to nothing (tcp(7))
+    /// it fails once its first SYN was not answered for a second. Each shutdown begins that second
+    /// anew, so there are only a few.
+    fn give_up(&self) {
+        let _ = self.socket.set_tcp_user_timeout(Some(Duration::from_millis(1)));
+        self.shutdown(Shutdown::Both);
+    }
 }
 
 /// A connected socket on the ring.
@@ -616,8 +634,8 @@ struct AbandonOnDrop<'a>(&'a Stream);
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
         let Stream { file, ring } = self.0;
-        file.shutdown(Shutdown::Both);
-        ring.abandoned.borrow_mut().push(Rc::downgrade(file));
+        file.give_up();
+        ring.abandoned.borrow_mut().push((Rc::downgrade(file), ABANDON_AGAIN));
         ring.queued.notify_one();
     }
 }
