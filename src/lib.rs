@@ -20,7 +20,7 @@
 //! | [`origin`] | scheme, host and port: what connections, credentials and redirects belong to |
 //! | [`http`] | a strict HTTP/1.1 client, sans-IO |
 //! | [`registry`] | the distribution protocol, sans-IO; every decision on where a secret may go |
-//! | [`transport`] | byte streams with deadlines; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs, [`transport::engine::sim`] a network in memory |
+//! | [`transport`] | byte streams with deadlines: names ([`transport::resolve`]), the first address that accepts ([`transport::race`]), TLS and trust; [`transport::engine`] is the contract of the engines, [`transport::engine::uring`] the linked pairs, [`transport::engine::sim`] a network in memory |
 //! | [`client`] | one answered question: redirects, challenges, kept connections |
 //! | [`store`] | the OCI image layout that pulls land in, large layers past the page cache ([`store::Stream`]); [`store::disk`] is all calls that change it, and a disk that fails for the simulator |
 //! | [`pull`] | from a reference to a verified image in a store |
