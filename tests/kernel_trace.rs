@@ -193,8 +193,8 @@ fn every_wait_of_a_pull_is_linked_to_a_timeout_and_a_stall_is_ended_by_the_kerne
     let expiries = timer.lines().iter().filter(|line| line.contains("io_link_timeout_fn")).count();
     println!("{expiries} expiries of io_link_timeout_fn on this machine meanwhile");
     assert!(expiries >= 1, "no linked timeout of the kernel expired");
-    assert!(
-        said.contains("no bytes for 500 ms while receiving the body (1.0 of 4.0 MiB)"),
-        "{said}"
-    );
+    // Other connections may have brought the back of the layer meanwhile.
+    let stalled =
+        said.lines().find(|line| line.contains("no bytes for 500 ms while receiving the"));
+    assert!(stalled.is_some_and(|line| line.contains(" of 4.0 MiB)")), "{said}");
 }

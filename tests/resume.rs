@@ -437,7 +437,8 @@ fn images_and_partials_are_listed_and_partials_removed() {
     scene.pull("epoll", &[]).expect_success();
     let listed = said(&["images"]);
     let manifest = SMALL.manifest.digest.short();
-    assert!(listed.contains(&format!("\nlatest  {manifest}  linux/amd64  16.0 MiB\n")), "{listed}");
+    let line = format!("\nlatest  {manifest}  {manifest}  linux/amd64  16.0 MiB\n");
+    assert!(listed.contains(&line), "{listed}");
     assert!(!listed.contains("PARTIAL"), "{listed}");
     said(&["gc"]);
     scene.expect_image(&SMALL);
