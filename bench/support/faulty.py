@@ -4,11 +4,13 @@ that it has a processor's time of its own: `faulty.py DIRECTORY MANIFEST KIND BY
 KIND is `none`; `reset`, which breaks each connection when it has brought so many bytes; or `drop`, which has
 the first connection of a large blob go on with 20 KB/s after so many."""
 
+import fcntl
 import os
 import re
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -58,6 +60,9 @@ class Faulty:
                 return 0
             if self.kind == "reset" and before + end - start >= self.count:
                 self.send(connection, file, start, start + self.count - before)
+                # A reset takes along what is not acknowledged, and the connection is to bring all of it.
+                while unacknowledged(connection) > 0:
+                    time.sleep(0.0002)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.close()
                 raise OSError("as told")
@@ -81,6 +86,11 @@ class Faulty:
         while start < end:
             start += os.sendfile(connection.fileno(), file.fileno(), start, end - start)
         return end
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Bytes that the peer's kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
 
 
 def read_head(connection: socket.socket) -> bytes:
