@@ -657,7 +657,7 @@ pub const REPORT_QUEUE_SIZE_MAX: usize = 1 << 20;
 pub const STREAM_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long whoever ends the process waits for its last line to be read.
-pub const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
+pub const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 // The user was promised an end within a second of a signal.
 const _: () = assert!(SIGNAL_PATIENCE.as_millis() + LAST_WORDS_PATIENCE.as_millis() <= 900);
 
