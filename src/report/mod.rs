@@ -19,7 +19,7 @@
 //!   peer can write a line of ours or reach the terminal with an escape code.
 //! - A reader that went away is a quiet end of progress, never a panic and never a failed pull.
 //!   Only [`Reporter::result`] says so, because a result nobody read is one nobody has.
-//! - Nothing here waits for whoever reads stderr: a thread of its own writes there ([`queue`]), so a
+//! - Nothing here waits for whoever reads stderr: a thread of its own writes there (`queue`), so a
 //!   stopped terminal or a full pipe keeps neither a pull nor the end of one. Only
 //!   [`Reporter::result`] and [`Reporter::flush`] wait.
 
