@@ -505,17 +505,23 @@ fn sync_parent(parent: &Path) -> Result<(), std::io::Error> {
     let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     match File::open(here) {
         Ok(parent) => match parent.sync_all() {
-            Err(error) if Errno::from_io_error(&error).is_some_and(is_not_syncable) => Ok(()),
+            // A directory above the store may be on a read-only file system: it has nothing to sync.
+            Err(error)
+                if Errno::from_io_error(&error)
+                    .is_some_and(|errno| is_not_syncable(errno) || errno == Errno::ROFS) =>
+            {
+                Ok(())
+            }
             synced => synced,
         },
         Err(_) => Ok(()),
     }
 }
 
-/// Whether this is how a file system says that it cannot sync a directory. One that is read-only has
-/// nothing to sync.
+/// Whether this is how a file system says that it cannot sync a directory. One that became read-only
+/// says something else: what was written may be lost.
 fn is_not_syncable(errno: Errno) -> bool {
-    matches!(errno, Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::ROFS)
+    matches!(errno, Errno::INVAL | Errno::NOTSUP | Errno::NOSYS)
 }
 
 /// Creates `path` and its missing parents; which those were, the innermost first.

@@ -262,6 +262,13 @@ impl Scenario {
         self.faults.iter().all(|it| it.gravity == Gravity::Passing).then_some(late)
     }
 
+    /// Whether a request may be answered by a 500.
+    pub fn answers_by_500(&self) -> bool {
+        let is_500 =
+            |fault: &Planned| matches!(fault.rule.action, Action::Status { code: 500, .. });
+        self.faults.iter().any(is_500)
+    }
+
     /// When the pull must have ended, by the virtual clock.
     pub fn ends_within(&self) -> Duration {
         const PAUSE_MAX: Duration = Duration::from_secs(60);
