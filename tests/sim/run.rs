@@ -237,18 +237,7 @@ impl Stage<'_> {
         end: End,
         outcome: &mut Outcome,
     ) -> Result<Attempt, String> {
-        let registry = Registry::unplugged(options);
-        registry.add("demo", "latest", image);
-        let registry = Rc::new(registry);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        let network = {
-            let _inside = runtime.enter();
-            Network::new(self.seed, weather.clone())
-        };
+        let (registry, runtime, network) = staged(options, image, self.seed, weather.clone());
         if self.shown {
             network.show(|line| println!("{line}"));
         }
@@ -365,6 +354,27 @@ fn index(store: &Path) -> Result<Option<String>, String> {
     let mut entries = index["manifests"].as_array().into_iter().flatten();
     let entry = entries.find(|entry| entry["annotations"][NAME] == "latest");
     Ok(entry.and_then(|entry| entry["digest"].as_str()).map(str::to_owned))
+}
+
+/// A registry that has `image`, a runtime on a virtual clock, and the network between them.
+pub fn staged(
+    options: Options,
+    image: &Image,
+    seed: u64,
+    weather: Weather,
+) -> (Rc<Registry>, tokio::runtime::Runtime, Network) {
+    let registry = Registry::unplugged(options);
+    registry.add("demo", "latest", image);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let network = {
+        let _inside = runtime.enter();
+        Network::new(seed, weather)
+    };
+    (Rc::new(registry), runtime, network)
 }
 
 /// What was received is what was missing, and documents and refusals besides: nothing was thrown

@@ -16,8 +16,7 @@ use fastrand::Rng;
 use ringpull::client::Timeouts;
 use ringpull::config::{NetworkConfig, Pieces, Platforms, PullConfig};
 use ringpull::demo::{
-    Action, Auth, Bearer, BlobRedirect, Format, Image, Kind, Options, Platform, Registry, Rule,
-    Script, Step,
+    Action, Auth, Bearer, BlobRedirect, Format, Image, Kind, Options, Platform, Rule, Script, Step,
 };
 use ringpull::error::Class;
 use ringpull::image::Reference;
@@ -25,14 +24,14 @@ use ringpull::limits::{DISCARD_TIME, EXCERPT_TIME, MIN_SPEED, RETRY_PAUSE_FIRST,
 use ringpull::pull;
 use ringpull::report::{Reporter, Verbosity};
 use ringpull::store::Destination;
-use ringpull::transport::engine::sim::{Network, Weather};
+use ringpull::transport::engine::sim::Weather;
 use ringpull::transport::probe::EngineWish;
 use ringpull::transport::{Engine, EngineKind};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::peers;
-use super::run::{check_layout, temporary_directory, within};
+use super::run::{check_layout, staged, temporary_directory, within};
 use super::scenario::address;
 
 /// What is added to a body so that it can go on for hours, in bytes.
@@ -301,18 +300,7 @@ fn pulled(
     place: Place,
     bound: Duration,
 ) -> Run {
-    let registry = Registry::unplugged(options);
-    registry.add("demo", "latest", image);
-    let registry = Rc::new(registry);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let network = {
-        let _inside = runtime.enter();
-        Network::new(number, Weather::default())
-    };
+    let (registry, runtime, network) = staged(options, image, number, Weather::default());
     if shown {
         network.show(|line| println!("{line}"));
     }
